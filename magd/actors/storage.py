@@ -86,7 +86,7 @@ class Storage:
     def cancel_operation(self, name: str) -> OperationInfo: ...
 
     # The daemon.
-    def watch(self, name: str, after: Revision | None) -> AsyncIterator[Event]:
+    async def watch(self, name: str, after: Revision | None) -> AsyncIterator[Event]:
         """Events on a resource and below it ("" for all).
 
         The watch has begun when this returns. :raises OutOfBounds: EVENTS_LOST

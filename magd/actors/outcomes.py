@@ -1,0 +1,91 @@
+"""What became of each request id, so that a retry is applied at most once.
+
+1. The first request with an id begins an attempt; its outcome is kept for the window after it ended well.
+2. A second request with the same id and the same content, while the first is under way, joins it; afterwards it gets
+   the same outcome.
+3. The same id with other content is an error, whatever the outcome was.
+4. A failed attempt is forgotten: it changed nothing, and a retry shall try again.
+
+The window lives in memory: it ends with the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Final
+
+from magd.errors import InvalidRequest, Reason
+
+MAX_OUTCOMES: Final = 100_000
+"""Outcomes kept at most; beyond it the oldest are forgotten before their time."""
+
+
+@dataclass(slots=True)
+class _Attempt:
+    fingerprint: object
+    outcome: asyncio.Future[Any]
+    ended_at: float | None = None
+
+
+class Outcomes:
+    """The request ids of one window.
+
+    :param window_seconds: how long an outcome is kept after it is known
+    """
+
+    def __init__(self, window_seconds: float) -> None:
+        self._window = window_seconds
+        self._attempts: OrderedDict[str, _Attempt] = OrderedDict()
+
+    def __len__(self) -> int:
+        self._forget_old()
+        return len(self._attempts)
+
+    def join(self, request_id: str, fingerprint: object) -> asyncio.Future[Any] | None:
+        """The outcome of an earlier request with this id, or None if there is none or the id is empty.
+
+        :raises InvalidRequest: REQUEST_ID_REUSED: the earlier one had other content
+        """
+        self._forget_old()
+        attempt = self._attempts.get(request_id)
+        if attempt is None:
+            return None
+        if attempt.fingerprint != fingerprint:
+            raise InvalidRequest(
+                f"request_id {request_id} was used before for a request with other content",
+                reason=Reason.REQUEST_ID_REUSED,
+                metadata={"field": "request_id", "value": request_id},
+            )
+        return attempt.outcome
+
+    def begin(self, request_id: str, fingerprint: object, outcome: asyncio.Future[Any]) -> None:
+        """Remember an attempt that starts now, and its outcome when it is known. An empty id is not remembered."""
+        if not request_id:
+            return
+        attempt = _Attempt(fingerprint, outcome)
+        self._attempts[request_id] = attempt
+
+        def settle(future: asyncio.Future[Any]) -> None:
+            if future.cancelled() or future.exception() is not None:
+                self._attempts.pop(request_id, None)
+            else:
+                attempt.ended_at = asyncio.get_running_loop().time()
+                self._attempts.move_to_end(request_id)
+
+        outcome.add_done_callback(settle)
+
+    def _forget_old(self) -> None:
+        # Attempts under way stand before or among the ended ones; they are few and stay.
+        horizon = asyncio.get_running_loop().time() - self._window
+        excess = len(self._attempts) - MAX_OUTCOMES
+        old: list[str] = []
+        for request_id, attempt in self._attempts.items():
+            if attempt.ended_at is None:
+                continue
+            if attempt.ended_at > horizon and len(old) >= excess:
+                break
+            old.append(request_id)
+        for request_id in old:
+            del self._attempts[request_id]
