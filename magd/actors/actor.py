@@ -23,6 +23,7 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
+from magd.actors.budget import Lease
 from magd.errors import InternalError, MagdError, Reason, Unavailable
 
 MessageT = TypeVar("MessageT")
@@ -72,9 +73,10 @@ class Actor(ABC, Generic[MessageT]):
 
     # -- for callers ---------------------------------------------------------------------------------------------
 
-    async def ask(self, message: MessageT) -> Any:
+    async def ask(self, message: MessageT, lease: Lease | None = None) -> Any:
         """Hand a message over and await its outcome. Cancelling the call does not cancel accepted work.
 
+        :param lease: memory that the message holds until it is finished, also when the caller is gone
         :raises Unavailable: ACTOR_STOPPED: the actor ended before it took the message; asking again is safe
         """
         await self._places.acquire()
@@ -84,6 +86,8 @@ class Actor(ABC, Generic[MessageT]):
         # No await between here and the queue: either the message is in, and owed, or nothing has happened.
         envelope = Envelope(message, asyncio.get_running_loop().create_future())
         self._owed.add(envelope)
+        if lease is not None:
+            lease.keep_until(envelope.done)
         envelope.done.add_done_callback(lambda _: self._settle(envelope))
         self._queue.put_nowait(envelope)
         try:

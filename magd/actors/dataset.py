@@ -1,0 +1,220 @@
+"""The properties actor of a dataset: the only writer of its datasource-properties.json.
+
+1. It locks the dataset's folder for as long as it lives, so that no second magd serves it.
+2. Every change of the properties is a message. Extensions of bounding boxes that wait together become one save.
+3. Before each change it looks whether others edited the file, and takes their edits in: what we change are operations
+   on the freshest file, not states.
+4. Extensions that it acknowledged are remembered. Where another program writes back a box it had read before, the
+   extensions are applied again: a bounding box never shrinks by accident.
+5. It never awaits a mag actor; mag actors await it.
+"""
+
+from __future__ import annotations
+
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, cast
+
+from magd.actors.actor import Actor, Envelope
+from magd.actors.opening import find_layer
+from magd.actors.threads import Threads
+from magd.catalog.locks import FolderLock, lock_dataset
+from magd.catalog.names import DatasetName
+from magd.catalog.root import Root
+from magd.errors import Conflict, MagdError, NotAllowed, Reason
+from magd.geometry import BoundingBox
+from magd.properties.edits import Edit, ExtendBoundingBox
+from magd.properties.file import PropertiesFile, Snapshot
+from magd.properties.memory import BoundingBoxMemory
+from magd.properties.edits import layer_etag
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """Look at the file on disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """Make sure that a layer's bounding box contains this one."""
+
+    layer: str
+    bounding_box: BoundingBox
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Apply edits, all or none."""
+
+    edits: tuple[Edit, ...]
+    etag: str = ""
+    """Refuse unless the dataset, or `layer` if it is given, has this etag."""
+    layer: str | None = None
+
+
+Message: TypeAlias = Refresh | Extend | Change
+
+
+class DatasetActor(Actor[Message]):
+    """The properties of one dataset."""
+
+    def __init__(
+        self,
+        name: DatasetName,
+        root: Root,
+        threads: Threads,
+        *,
+        mailbox_size: int,
+        on_change: Callable[[Snapshot], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        super().__init__(str(name), mailbox_size=mailbox_size, on_end=on_end)
+        self._dataset = name
+        self._root = root
+        self._threads = threads
+        self._on_change = on_change
+        self._memory = BoundingBoxMemory()
+        self._file: PropertiesFile | None = None
+        self._snapshot: Snapshot | None = None
+
+    # -- for callers ---------------------------------------------------------------------------------------------
+
+    async def current(self) -> Snapshot:
+        """The properties as they are on disk now."""
+        return cast(Snapshot, await self.ask(Refresh()))
+
+    async def known(self) -> Snapshot:
+        """The properties as they were when last looked at: at least every change made through this actor."""
+        return self._snapshot if self._snapshot is not None else await self.current()
+
+    async def extend(self, layer: str, bounding_box: BoundingBox) -> None:
+        """Make sure that a layer's bounding box contains this one, on disk, before returning."""
+        snapshot = await self.known()
+        known = find_layer(snapshot, layer)
+        if known is None or not known.bounding_box.contains(bounding_box):
+            await self.ask(Extend(layer, bounding_box))
+
+    async def change(self, edits: Sequence[Edit], *, etag: str = "", layer: str | None = None) -> Snapshot:
+        """Apply edits, all or none.
+
+        :raises Conflict: ETAG_MISMATCH
+        """
+        return cast(Snapshot, await self.ask(Change(tuple(edits), etag, layer)))
+
+    # -- the task ------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        lock = await self._threads.run(self._open)
+        try:
+            while (envelope := await self._receive()) is not None:
+                batch = [envelope]
+                while (more := self._receive_waiting()) is not None:
+                    batch.append(more)
+                await self._work_through(batch)
+        finally:
+            lock.close()
+
+    def _open(self) -> FolderLock:
+        folder = self._root.dataset_folder(self._dataset)
+        lock = lock_dataset(folder, read_only=self._root.read_only)
+        try:
+            self._file = PropertiesFile(self._root.properties_path(self._dataset))
+            self._learn(self._file.load())
+        except BaseException:
+            lock.close()
+            raise
+        return lock
+
+    async def _work_through(self, batch: Sequence[Envelope[Message]]) -> None:
+        extends: list[Envelope[Message]] = []
+        for envelope in batch:
+            if isinstance(envelope.message, Extend):
+                extends.append(envelope)
+                continue
+            await self._answer(extends)
+            extends = []
+            await self._answer([envelope])
+        await self._answer(extends)
+
+    async def _answer(self, envelopes: Sequence[Envelope[Message]]) -> None:
+        """Do one thing for one message, or for several extensions at once."""
+        if not envelopes:
+            return
+        try:
+            result = await self._threads.run(self._do, [envelope.message for envelope in envelopes])
+        except MagdError as error:
+            if len(envelopes) > 1:
+                # One of them names a layer that is gone; it alone shall fail.
+                for envelope in envelopes:
+                    await self._answer([envelope])
+                return
+            envelopes[0].reject(error)
+            return
+        if result.changed:
+            self._on_change(result.snapshot)
+        for envelope in envelopes:
+            envelope.resolve(result.snapshot)
+
+    # -- in a thread, one call at a time ---------------------------------------------------------------------------
+
+    def _do(self, messages: Sequence[Message]) -> _Outcome:
+        before = self._snapshot
+        snapshot = self._refresh()
+        first = messages[0]
+        if isinstance(first, Change):
+            self._check_etag(snapshot, first)
+            snapshot = self._save(first.edits, expected_etag=snapshot.etag if first.etag else None)
+        elif isinstance(first, Extend):
+            boxes: dict[str, BoundingBox] = {}
+            for message in messages:
+                extend = cast(Extend, message)
+                boxes[extend.layer] = boxes.get(extend.layer, BoundingBox.empty()).union(extend.bounding_box)
+            snapshot = self._save([ExtendBoundingBox(layer, box) for layer, box in boxes.items()])
+        return _Outcome(snapshot, changed=before is None or before.etag != snapshot.etag)
+
+    def _refresh(self) -> Snapshot:
+        file, snapshot = self._opened()
+        if not file.changed(snapshot):
+            return snapshot
+        snapshot = file.load()
+        again = self._memory.missing(snapshot.properties)
+        if again and not self._root.read_only:
+            snapshot = file.save(again)
+        self._memory.forget()
+        self._learn(snapshot)
+        return snapshot
+
+    def _save(self, edits: Sequence[Edit], *, expected_etag: str | None = None) -> Snapshot:
+        if self._root.read_only:
+            raise NotAllowed(f"{self._dataset} is served read-only", reason=Reason.READ_ONLY)
+        file, _ = self._opened()
+        snapshot = file.save(edits, expected_etag=expected_etag)
+        self._memory.note(edits)
+        self._learn(snapshot)
+        return snapshot
+
+    def _check_etag(self, snapshot: Snapshot, change: Change) -> None:
+        if not change.etag:
+            return
+        current = snapshot.etag if change.layer is None else layer_etag(snapshot.tree, change.layer)
+        if change.etag != current:
+            what = str(self._dataset) if change.layer is None else f"{self._dataset}/layers/{change.layer}"
+            raise Conflict(
+                f"{what} changed since etag {change.etag!r}; read it again",
+                reason=Reason.ETAG_MISMATCH,
+                metadata={"value": change.etag, "current": current},
+            )
+
+    def _learn(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def _opened(self) -> tuple[PropertiesFile, Snapshot]:
+        assert self._file is not None and self._snapshot is not None, "the actor receives after it has opened"
+        return self._file, self._snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    snapshot: Snapshot
+    changed: bool

@@ -1,0 +1,60 @@
+"""Everything that can happen to a mag. Nothing else touches its files."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from magd.actors.types import WriteCommand
+from magd.geometry import Box, Vec3
+
+
+@dataclass(frozen=True, slots=True)
+class Describe:
+    """Say what the mag is; the outcome is a MagFacts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Commit one box; the outcome is an Acknowledgement."""
+
+    command: WriteCommand
+    fingerprint: int
+    """Of box and data: tells a retry from another request with the same id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Read one box; the outcome is a ReadResult."""
+
+    box: Box
+    """In voxels of the mag."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListCubeFiles:
+    """List some cube files in (z, y, x) order; the outcome is a list of CubeFile."""
+
+    box: Box | None
+    """Only those that touch it, in voxels of the mag; None: all."""
+    after: Vec3 | None
+    """Those behind this cube; None: from the first."""
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """Raise everything acknowledged before to DISK."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Run something while nothing else touches the mag; the outcome is what it gives."""
+
+    work: Callable[[], Awaitable[object]]
+    grain: int
+    """If the work swaps the files: what two writes into the new ones must not share, as an edge in voxels."""
+
+
+Message: TypeAlias = Describe | Write | Read | ListCubeFiles | Flush | Hold

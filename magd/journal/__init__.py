@@ -1,0 +1,1 @@
+"""What a mag must remember besides its voxels. No asyncio."""
