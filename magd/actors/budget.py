@@ -114,7 +114,8 @@ class MemoryBudget:
             # Granted in the very moment the wait ended.
             self._give_back(size_bytes)
             return
-        self._queue.remove(entry)
+        if entry in self._queue:
+            self._queue.remove(entry)
         self._grant()  # a large request may have held back smaller ones behind it
 
     def _give_back(self, size_bytes: int) -> None:

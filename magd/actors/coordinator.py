@@ -18,7 +18,7 @@ from typing import Final, TypeVar, cast
 import structlog
 
 from magd.actors.dataset import DatasetActor
-from magd.actors.opening import find_layer, unserved
+from magd.actors.opening import unserved
 from magd.actors.operations import Operations
 from magd.actors.outcomes import Outcomes
 from magd.actors.registry import Registry
@@ -29,7 +29,7 @@ from magd.catalog.root import Root
 from magd.cubes.header import BlockType, Header, read_header
 from magd.errors import AlreadyExists, Conflict, InternalError, InvalidRequest, MagdError, NotFound, Reason
 from magd.geometry import BoundingBox, Mag
-from magd.properties.edits import AddLayer, AddMag, ExtendBoundingBox, RemoveLayer, RemoveMag, RenameLayer, layer_etag
+from magd.properties.edits import AddLayer, AddMag, ExtendBoundingBox, RemoveLayer, RemoveMag, RenameLayer, etag_mismatch, layer_etag
 from magd.properties.file import Snapshot
 from magd.properties.model import LayerCategory, LayerProperties, MagProperties, VoxelSize
 from magd.voxels import VoxelFormat
@@ -134,7 +134,7 @@ class Coordinator:
         """
         check_new_name("layer_id", layer)
         snapshot = await self._registry.with_dataset(dataset, DatasetActor.current)
-        known = find_layer(snapshot, layer)
+        known = snapshot.properties.layer(layer)
         if known is not None:
             if not exist_ok:
                 raise AlreadyExists(f"{dataset}/layers/{layer} exists", reason=Reason.LAYER_EXISTS)
@@ -154,7 +154,7 @@ class Coordinator:
         check_new_name("new_layer_id", new_name)
         snapshot = await self._registry.with_dataset(name.dataset_name, DatasetActor.current)
         layer = _require_layer(snapshot, name, etag)
-        if find_layer(snapshot, new_name) is not None:
+        if snapshot.properties.layer(new_name) is not None:
             raise AlreadyExists(f"{name.dataset_name}/layers/{new_name} exists", reason=Reason.LAYER_EXISTS)
         self._refuse_if_busy(str(name))
         async with self._registry.holding(str(name)):
@@ -204,7 +204,7 @@ class Coordinator:
         snapshot = await self._registry.with_dataset(layer_name.dataset_name, DatasetActor.current)
         layer = _require_served(snapshot, layer_name)
         assert layer.voxels is not None, "a served layer has a voxel format"
-        known = next((known for known in layer.mags if known.mag == mag), None)
+        known = layer.mag(mag)
         name = MagName(layer_name.dataset, layer_name.layer, mag)
         if known is not None:
             if not exist_ok:
@@ -236,7 +236,7 @@ class Coordinator:
         """
         snapshot = await self._registry.with_dataset(name.dataset_name, DatasetActor.current)
         layer = _require_layer(snapshot, name.layer_name, NO_CONDITION)
-        mag = next((known for known in layer.mags if known.mag == name.mag), None)
+        mag = layer.mag(name.mag)
         if mag is None:
             raise NotFound(f"{name} does not exist", reason=Reason.MAG_NOT_FOUND)
         self._refuse_if_busy(str(name))
@@ -267,8 +267,8 @@ class Coordinator:
             known = await self._registry.with_dataset(name.dataset_name, DatasetActor.current)
         except NotFound:
             known = None
-        if known is not None and (there := find_layer(known, source.layer)) is not None:
-            if any(mag.mag == source.mag for mag in there.mags):
+        if known is not None and (there := known.properties.layer(source.layer)) is not None:
+            if there.mag(source.mag) is not None:
                 raise AlreadyExists(f"{name} exists", reason=Reason.MAG_EXISTS)
         await self.create_dataset(target, snapshot.properties.voxel_size, exist_ok=True)
         await self.create_layer(name.dataset_name, layer.name, layer.category, layer.voxels, exist_ok=True)
@@ -297,7 +297,7 @@ class Coordinator:
 
 
 def _require_layer(snapshot: Snapshot, name: LayerName, etag: str) -> LayerProperties:
-    layer = find_layer(snapshot, name.layer)
+    layer = snapshot.properties.layer(name.layer)
     if layer is None:
         raise NotFound(f"{name} does not exist", reason=Reason.LAYER_NOT_FOUND)
     _check_etag(etag, layer_etag(snapshot.tree, name.layer), str(name))
@@ -311,13 +311,9 @@ def _require_served(snapshot: Snapshot, name: LayerName) -> LayerProperties:
     return layer
 
 
-def _check_etag(given: str, current: str, resource: str) -> None:
+def _check_etag(given: str, current: str, what: str) -> None:
     if given and given != current:
-        raise Conflict(
-            f"{resource} changed since etag {given!r}; read it again",
-            reason=Reason.ETAG_MISMATCH,
-            metadata={"value": given, "current": current},
-        )
+        raise etag_mismatch(what, given, current)
 
 
 def _same(field: str, given: object, there: object) -> None:

@@ -17,17 +17,15 @@ from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 from magd.actors.actor import Actor, Envelope
-from magd.actors.opening import find_layer
 from magd.actors.threads import Threads
 from magd.catalog.locks import FolderLock, lock_dataset
 from magd.catalog.names import DatasetName
 from magd.catalog.root import Root
-from magd.errors import Conflict, MagdError, NotAllowed, Reason
+from magd.errors import MagdError, NotAllowed, NotFound, Reason
 from magd.geometry import BoundingBox
-from magd.properties.edits import Edit, ExtendBoundingBox
+from magd.properties.edits import Edit, ExpectLayerEtag, ExtendBoundingBox
 from magd.properties.file import PropertiesFile, Snapshot
 from magd.properties.memory import BoundingBoxMemory
-from magd.properties.edits import layer_etag
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +89,7 @@ class DatasetActor(Actor[Message]):
     async def extend(self, layer: str, bounding_box: BoundingBox) -> None:
         """Make sure that a layer's bounding box contains this one, on disk, before returning."""
         snapshot = await self.known()
-        known = find_layer(snapshot, layer)
+        known = snapshot.properties.layer(layer)
         if known is None or not known.bounding_box.contains(bounding_box):
             await self.ask(Extend(layer, bounding_box))
 
@@ -120,7 +118,9 @@ class DatasetActor(Actor[Message]):
         lock = lock_dataset(folder, read_only=self._root.read_only)
         try:
             self._file = PropertiesFile(self._root.properties_path(self._dataset))
-            self._learn(self._file.load())
+            if not self._root.read_only:
+                self._file.recover()
+            self._snapshot = self._file.load()
         except BaseException:
             lock.close()
             raise
@@ -150,6 +150,8 @@ class DatasetActor(Actor[Message]):
                     await self._answer([envelope])
                 return
             envelopes[0].reject(error)
+            if isinstance(error, NotFound) and error.reason is Reason.DATASET_NOT_FOUND:
+                self.close()  # the folder is gone; what takes its name is another dataset
             return
         if result.changed:
             self._on_change(result.snapshot)
@@ -161,53 +163,44 @@ class DatasetActor(Actor[Message]):
     def _do(self, messages: Sequence[Message]) -> _Outcome:
         before = self._snapshot
         snapshot = self._refresh()
-        first = messages[0]
-        if isinstance(first, Change):
-            self._check_etag(snapshot, first)
-            snapshot = self._save(first.edits, expected_etag=snapshot.etag if first.etag else None)
-        elif isinstance(first, Extend):
-            boxes: dict[str, BoundingBox] = {}
-            for message in messages:
-                extend = cast(Extend, message)
-                boxes[extend.layer] = boxes.get(extend.layer, BoundingBox.empty()).union(extend.bounding_box)
-            snapshot = self._save([ExtendBoundingBox(layer, box) for layer, box in boxes.items()])
+        match messages[0]:
+            case Change(edits, etag, layer):
+                if etag and layer is not None:
+                    edits = (ExpectLayerEtag(layer, etag), *edits)
+                snapshot = self._save(edits, expected_etag=etag if etag and layer is None else None)
+            case Extend():
+                boxes: dict[str, BoundingBox] = {}
+                for message in messages:
+                    extend = cast(Extend, message)
+                    boxes[extend.layer] = boxes.get(extend.layer, BoundingBox.empty()).union(extend.bounding_box)
+                snapshot = self._save([ExtendBoundingBox(layer, box) for layer, box in boxes.items()])
+            case Refresh():
+                pass
         return _Outcome(snapshot, changed=before is None or before.etag != snapshot.etag)
 
     def _refresh(self) -> Snapshot:
         file, snapshot = self._opened()
         if not file.changed(snapshot):
             return snapshot
-        snapshot = file.load()
-        again = self._memory.missing(snapshot.properties)
-        if again and not self._root.read_only:
-            snapshot = file.save(again)
-        self._memory.forget()
-        self._learn(snapshot)
-        return snapshot
+        by_others = file.load()
+        if by_others.etag != snapshot.etag:
+            lost = self._memory.missing(by_others.properties)
+            if lost and not self._root.read_only:
+                by_others = file.save(lost)
+            self._memory.forget()
+        self._snapshot = by_others
+        return by_others
 
     def _save(self, edits: Sequence[Edit], *, expected_etag: str | None = None) -> Snapshot:
         if self._root.read_only:
             raise NotAllowed(f"{self._dataset} is served read-only", reason=Reason.READ_ONLY)
         file, _ = self._opened()
-        snapshot = file.save(edits, expected_etag=expected_etag)
+        # What is remembered goes first: others may write between the look at the file and the save. If they do, it
+        # stays remembered, and is laid over their file once more than needed.
+        saved = file.save([self._memory.edit(), *edits], expected_etag=expected_etag)
         self._memory.note(edits)
-        self._learn(snapshot)
-        return snapshot
-
-    def _check_etag(self, snapshot: Snapshot, change: Change) -> None:
-        if not change.etag:
-            return
-        current = snapshot.etag if change.layer is None else layer_etag(snapshot.tree, change.layer)
-        if change.etag != current:
-            what = str(self._dataset) if change.layer is None else f"{self._dataset}/layers/{change.layer}"
-            raise Conflict(
-                f"{what} changed since etag {change.etag!r}; read it again",
-                reason=Reason.ETAG_MISMATCH,
-                metadata={"value": change.etag, "current": current},
-            )
-
-    def _learn(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
+        self._snapshot = saved
+        return saved
 
     def _opened(self) -> tuple[PropertiesFile, Snapshot]:
         assert self._file is not None and self._snapshot is not None, "the actor receives after it has opened"

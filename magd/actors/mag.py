@@ -89,14 +89,16 @@ class MagActor(Actor[Message]):
 
     # -- for callers ---------------------------------------------------------------------------------------------
 
+    def facts_if_open(self) -> MagFacts | None:
+        """What the mag is, or None while it is being opened or closed."""
+        return self._facts() if self._opened is not None and not self.is_closed else None
+
     async def describe(self) -> MagFacts:
         """What the mag is.
 
         :raises NotFound, NotAllowed, DataLoss: it cannot be opened
         """
-        if self._opened is not None and not self.is_closed:
-            return self._facts()
-        return cast(MagFacts, await self.ask(Describe()))
+        return self.facts_if_open() or cast(MagFacts, await self.ask(Describe()))
 
     async def write(self, command: WriteCommand, fingerprint: int, lease: Lease) -> Acknowledgement:
         """Commit one box. Cancelling the call does not cancel the write."""

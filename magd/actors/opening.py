@@ -45,7 +45,7 @@ def open_mag(root: Root, name: MagName, snapshot: Snapshot) -> OpenedMag:
         layer_folder = root.layer_folder(name.dataset_name, layer)
         recover_exchange(layer_folder)
         for entry in os.listdir(layer_folder):
-            if entry.startswith(work_folder_prefix(name)):
+            if entry.startswith(_work_prefix(name)):
                 remove_tree(os.path.join(layer_folder, entry))
     folder = root.mag_folder(name.dataset_name, layer, mag)
     files = MagFiles.open(folder, read_only=root.read_only)
@@ -62,8 +62,12 @@ def open_mag(root: Root, name: MagName, snapshot: Snapshot) -> OpenedMag:
         raise
 
 
-def work_folder_prefix(name: MagName) -> str:
-    """How the names of folders begin in which new files for a mag are made, beside the mag's own."""
+def work_folder(mag_folder: str, name: MagName, epoch: int, number: str) -> str:
+    """Where new files for a mag are made: beside its folder, named by epoch and attempt."""
+    return os.path.join(os.path.dirname(mag_folder), f"{_work_prefix(name)}{epoch}-{number}")
+
+
+def _work_prefix(name: MagName) -> str:
     return f".{name.mag.name}.magd-work-"
 
 
@@ -73,22 +77,17 @@ def find_served(snapshot: Snapshot, name: MagName) -> tuple[LayerProperties, Mag
     :raises NotFound: no such layer or mag
     :raises NotAllowed: UNSUPPORTED_DATA_FORMAT: the layer or the mag is not served
     """
-    layer = find_layer(snapshot, name.layer)
+    layer = snapshot.properties.layer(name.layer)
     if layer is None:
         raise NotFound(f"{name.layer_name} does not exist", reason=Reason.LAYER_NOT_FOUND)
     if layer.unserved_reason:
         raise unserved(str(name.layer_name), layer.unserved_reason, layer.data_format)
-    for mag in layer.mags:
-        if mag.mag == name.mag:
-            if mag.unserved_reason:
-                raise unserved(str(name), mag.unserved_reason, layer.data_format)
-            return layer, mag
-    raise NotFound(f"{name} does not exist", reason=Reason.MAG_NOT_FOUND)
-
-
-def find_layer(snapshot: Snapshot, layer: str) -> LayerProperties | None:
-    """The properties of a layer, or None if there is no such layer."""
-    return next((known for known in snapshot.properties.layers if known.name == layer), None)
+    mag = layer.mag(name.mag)
+    if mag is None:
+        raise NotFound(f"{name} does not exist", reason=Reason.MAG_NOT_FOUND)
+    if mag.unserved_reason:
+        raise unserved(str(name), mag.unserved_reason, layer.data_format)
+    return layer, mag
 
 
 def layer_box(snapshot: Snapshot, name: MagName) -> Box:
@@ -96,7 +95,7 @@ def layer_box(snapshot: Snapshot, name: MagName) -> Box:
 
     :raises NotFound: no such layer
     """
-    layer = find_layer(snapshot, name.layer)
+    layer = snapshot.properties.layer(name.layer)
     if layer is None:
         raise NotFound(f"{name.layer_name} does not exist", reason=Reason.LAYER_NOT_FOUND)
     return layer.bounding_box.in_mag(name.mag)

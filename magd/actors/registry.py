@@ -98,9 +98,12 @@ class Registry:
             del self._held[resource]
             gate.set()
 
-    async def drain(self) -> None:
-        """Refuse new requests, finish accepted ones, end every actor."""
+    def refuse_new(self) -> None:
+        """Refuse new requests from now on."""
         self._draining = True
+
+    async def drain(self) -> None:
+        """Finish accepted requests, end every actor."""
         await _close_all(list(self._mags.values()))
         await _close_all(list(self._datasets.values()))
 

@@ -1,15 +1,33 @@
 """Everything that can be done with the datasets below one root, behind one door.
 
 The edges (gRPC, HTTP) call this and nothing else of the actors. Each method raises errors of `magd.errors` and
-changes nothing when it does.
+changes nothing when it does. Methods that take a request id give the same outcome when called again with the same id
+and the same arguments; an empty id stands for none.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
+import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from types import TracebackType
+from typing import Final, Self
 
-from magd.acknowledgement import Acknowledgement, Durability, Revision
+from magd.acknowledgement import Acknowledgement, Revision
 from magd.actors.budget import Lease, MemoryBudget
+from magd.actors.checking import check_mags
+from magd.actors.compress import Compression
+from magd.actors.coordinator import Coordinator
+from magd.actors.dataset import DatasetActor
+from magd.actors.events import Events
+from magd.actors.mag import MagActor, MagFacts, outside
+from magd.actors.opening import find_served, layer_box, work_folder
+from magd.actors.operations import Operation, Operations
+from magd.actors.registry import Registry
+from magd.actors.requests import check_box, fingerprint_of, read_cost, write_cost
+from magd.actors.threads import Threads
 from magd.actors.types import (
     UNCHANGED,
     Bounds,
@@ -20,87 +38,553 @@ from magd.actors.types import (
     LayerInfo,
     MagInfo,
     OperationInfo,
+    PropertiesEvent,
     ReadResult,
     Status,
     StorageConfig,
     Unchanged,
     WriteCommand,
 )
-from magd.catalog.names import DatasetName, LayerName, MagName
+from magd.actors.views import Views
+from magd.catalog.names import DatasetName, LayerName, MagName, parse_name
+from magd.catalog.root import Root
+from magd.compression.pool import CompressionPool
 from magd.cubes.check import Finding
 from magd.cubes.encode import CompressionLevel
 from magd.cubes.header import BlockType
-from magd.geometry import BoundingBox, Box, Mag
+from magd.errors import Conflict, InvalidRequest, MagdError, NotAllowed, NotFound, Reason
+from magd.geometry import BoundingBox, Box, Mag, Vec3
+from magd.properties.edits import (
+    Edit,
+    SetBoundingBox,
+    SetDefaultViewConfiguration,
+    SetLargestSegmentId,
+)
+from magd.properties.file import PropertiesFile, Snapshot
 from magd.properties.model import LayerCategory, VoxelSize
 from magd.voxels import VoxelFormat
 
+CUBE_FILES_AT_ONCE: Final = 500
+
 
 class Storage:
-    """The datasets below one root. An async context manager: leaving it drains every actor."""
+    """The datasets below one root. An async context manager: leaving it drains every actor.
 
-    config: StorageConfig
-    budget: MemoryBudget
-    boot_id: str
+    :param pool: compresses; started and closed by the caller
+    """
 
-    # Datasets, layers, mags. Every mutating call takes a request id: the same id again gives the same outcome.
-    async def list_datasets(self, *, limit: int, after: str | None) -> list[DatasetInfo]: ...
-    async def get_dataset(self, name: DatasetName) -> DatasetInfo: ...
-    async def create_dataset(self, name: str, voxel_size: VoxelSize, *, exist_ok: bool, request_id: str) -> DatasetInfo: ...
-    async def update_dataset(self, name: DatasetName, *, etag: str, default_view_configuration: JsonObject | None | Unchanged = UNCHANGED, request_id: str) -> DatasetInfo: ...
+    def __init__(self, root: Root, config: StorageConfig, pool: CompressionPool) -> None:
+        self.config: Final = replace(config, read_only=root.read_only)
+        self.boot_id: Final = uuid.uuid4().hex[:12]
+        self.budget: Final = MemoryBudget(config.budget_bytes)
+        self._root = root
+        self._pool = pool
+        self._threads = Threads(config.io_threads)
+        self._events = Events(config.events_kept)
+        self._views = Views(root)
+        self._group = asyncio.TaskGroup()
+        self._registry = Registry(
+            root, self._threads, self._events, config, self._group, on_properties=self._properties_changed
+        )
+        self._operations = Operations(self.boot_id, self._events, self._group)
+        self._coordinator = Coordinator(
+            root,
+            self._threads,
+            self._registry,
+            self._operations,
+            self._group,
+            request_id_window_seconds=config.request_id_window_seconds,
+        )
+        self._started_at = time.monotonic()
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self.drain()
+        finally:
+            await self._group.__aexit__(kind, error, traceback)
+            self._threads.close()
+
+    async def drain(self) -> None:
+        """Refuse new work, cancel operations, finish what was accepted, end every actor."""
+        self._registry.refuse_new()
+        self._events.close()
+        await self._operations.drain()
+        await self._registry.drain()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether new work is refused."""
+        return self._registry.is_draining
+
+    # -- datasets ------------------------------------------------------------------------------------------------
+
+    async def list_datasets(self, *, limit: int, after: str | None) -> list[DatasetInfo]:
+        """Datasets by name, behind the one named `after`, without their layers."""
+        return await self._threads.run(self._list_datasets, limit, after)
+
+    def _list_datasets(self, limit: int, after: str | None) -> list[DatasetInfo]:
+        found: list[DatasetInfo] = []
+        for dataset in self._root.dataset_names(after=after):
+            name = DatasetName(dataset)
+            try:
+                snapshot = PropertiesFile(self._root.properties_path(name)).load()
+                found.append(self._views.dataset(name, snapshot, {}, with_layers=False))
+            except NotFound:
+                continue  # it went away since its name was listed
+            except MagdError as error:
+                found.append(self._views.unserved_dataset(name, error))
+            if len(found) == limit:
+                break
+        return found
+
+    async def get_dataset(self, name: DatasetName) -> DatasetInfo:
+        """One dataset with its layers."""
+        snapshot = await self._registry.with_dataset(name, DatasetActor.current)
+        return await self._threads.run(self._views.dataset, name, snapshot, self._facts(str(name)))
+
+    async def create_dataset(
+        self, name: str, voxel_size: VoxelSize, *, exist_ok: bool, request_id: str
+    ) -> DatasetInfo:
+        """Create an empty dataset, or return one with the same voxel size.
+
+        :raises AlreadyExists: it exists
+        """
+        self._check_writable()
+        await self._coordinator.once(
+            request_id,
+            name,
+            ("create_dataset", name, voxel_size, exist_ok),
+            lambda: self._coordinator.create_dataset(name, voxel_size, exist_ok=exist_ok),
+        )
+        return await self.get_dataset(DatasetName(name))
+
+    async def update_dataset(
+        self,
+        name: DatasetName,
+        *,
+        etag: str,
+        default_view_configuration: JsonObject | None | Unchanged = UNCHANGED,
+        request_id: str,
+    ) -> DatasetInfo:
+        """Change properties of a dataset.
+
+        :raises Conflict: ETAG_MISMATCH
+        """
+        edits: list[Edit] = []
+        if not isinstance(default_view_configuration, Unchanged):
+            edits.append(SetDefaultViewConfiguration(None, default_view_configuration))
+        await self._change(name, None, edits, etag, request_id)
+        return await self.get_dataset(name)
+
     async def delete_dataset(self, name: DatasetName, *, etag: str, request_id: str) -> str:
-        """:return: the folder in the trash, relative to the root"""
-    async def get_layer(self, name: LayerName) -> LayerInfo: ...
-    async def create_layer(self, dataset: DatasetName, layer: str, category: LayerCategory, voxels: VoxelFormat, *, exist_ok: bool, request_id: str) -> LayerInfo: ...
-    async def update_layer(self, name: LayerName, *, etag: str, bounding_box: BoundingBox | Unchanged = UNCHANGED, default_view_configuration: JsonObject | None | Unchanged = UNCHANGED, largest_segment_id: int | Unchanged = UNCHANGED, request_id: str) -> LayerInfo: ...
-    async def rename_layer(self, name: LayerName, new_name: str, *, etag: str, request_id: str) -> LayerInfo: ...
-    async def delete_layer(self, name: LayerName, *, etag: str, request_id: str) -> str: ...
-    async def get_mag(self, name: MagName) -> MagInfo: ...
-    async def create_mag(self, layer: LayerName, mag: Mag, *, block_len: int, file_len: int, block_type: BlockType, exist_ok: bool, request_id: str) -> MagInfo: ...
-    async def delete_mag(self, name: MagName, *, request_id: str) -> str: ...
-    def cube_files(self, name: MagName, box: Box | None) -> AsyncIterator[list[CubeFileInfo]]:
-        """Some hundred at a time, in (z, y, x) order."""
+        """Move a dataset to the trash.
 
-    # Voxels.
+        :return: the folder in the trash, relative to the root
+        """
+        self._check_writable()
+        return await self._coordinator.once(
+            request_id,
+            name.dataset,
+            ("delete_dataset", name, etag),
+            lambda: self._coordinator.delete_dataset(name, etag),
+        )
+
+    # -- layers --------------------------------------------------------------------------------------------------
+
+    async def get_layer(self, name: LayerName) -> LayerInfo:
+        """One layer with its mags.
+
+        :raises NotFound: LAYER_NOT_FOUND
+        """
+        info = await self.get_dataset(name.dataset_name)
+        for layer in info.layers:
+            if layer.name == name:
+                return layer
+        raise NotFound(f"{name} does not exist", reason=Reason.LAYER_NOT_FOUND)
+
+    async def create_layer(
+        self,
+        dataset: DatasetName,
+        layer: str,
+        category: LayerCategory,
+        voxels: VoxelFormat,
+        *,
+        exist_ok: bool,
+        request_id: str,
+    ) -> LayerInfo:
+        """Add a layer without mags, or return one with the same parameters.
+
+        :raises AlreadyExists: it exists
+        """
+        self._check_writable()
+        await self._coordinator.once(
+            request_id,
+            dataset.dataset,
+            ("create_layer", dataset, layer, category, voxels, exist_ok),
+            lambda: self._coordinator.create_layer(dataset, layer, category, voxels, exist_ok=exist_ok),
+        )
+        return await self.get_layer(LayerName(dataset.dataset, layer))
+
+    async def update_layer(
+        self,
+        name: LayerName,
+        *,
+        etag: str,
+        bounding_box: BoundingBox | Unchanged = UNCHANGED,
+        default_view_configuration: JsonObject | None | Unchanged = UNCHANGED,
+        largest_segment_id: int | Unchanged = UNCHANGED,
+        request_id: str,
+    ) -> LayerInfo:
+        """Change properties of a layer. Only here can its bounding box shrink, and only with an etag.
+
+        :raises Conflict: ETAG_MISMATCH
+        """
+        edits: list[Edit] = []
+        if not isinstance(bounding_box, Unchanged):
+            if not etag:
+                raise InvalidRequest(
+                    "a bounding box is only set with the etag of the layer it was decided on",
+                    metadata={"field": "etag", "value": ""},
+                )
+            edits.append(SetBoundingBox(name.layer, bounding_box))
+        if not isinstance(default_view_configuration, Unchanged):
+            edits.append(SetDefaultViewConfiguration(name.layer, default_view_configuration))
+        if not isinstance(largest_segment_id, Unchanged):
+            edits.append(SetLargestSegmentId(name.layer, largest_segment_id))
+        await self._change(name.dataset_name, name.layer, edits, etag, request_id)
+        return await self.get_layer(name)
+
+    async def rename_layer(self, name: LayerName, new_name: str, *, etag: str, request_id: str) -> LayerInfo:
+        """Rename a layer and its folder.
+
+        :raises AlreadyExists: a layer of the new name exists
+        """
+        self._check_writable()
+        await self._coordinator.once(
+            request_id,
+            name.dataset,
+            ("rename_layer", name, new_name, etag),
+            lambda: self._coordinator.rename_layer(name, new_name, etag),
+        )
+        return await self.get_layer(LayerName(name.dataset, new_name))
+
+    async def delete_layer(self, name: LayerName, *, etag: str, request_id: str) -> str:
+        """Remove a layer from the properties and move its folder to the trash.
+
+        :return: the folder in the trash, relative to the root; empty if the layer had none
+        """
+        self._check_writable()
+        return await self._coordinator.once(
+            request_id,
+            name.dataset,
+            ("delete_layer", name, etag),
+            lambda: self._coordinator.delete_layer(name, etag),
+        )
+
+    # -- mags ----------------------------------------------------------------------------------------------------
+
+    async def get_mag(self, name: MagName) -> MagInfo:
+        """One mag.
+
+        :raises NotFound: MAG_NOT_FOUND, LAYER_NOT_FOUND
+        """
+        layer = await self.get_layer(name.layer_name)
+        for mag in layer.mags:
+            if mag.name == name:
+                return mag
+        raise NotFound(f"{name} does not exist", reason=Reason.MAG_NOT_FOUND)
+
+    async def create_mag(
+        self,
+        layer: LayerName,
+        mag: Mag,
+        *,
+        block_len: int,
+        file_len: int,
+        block_type: BlockType,
+        exist_ok: bool,
+        request_id: str,
+    ) -> MagInfo:
+        """Add an empty mag, or return one with the same parameters.
+
+        :raises AlreadyExists: it exists
+        """
+        self._check_writable()
+        await self._coordinator.once(
+            request_id,
+            layer.dataset,
+            ("create_mag", layer, mag, block_len, file_len, block_type, exist_ok),
+            lambda: self._coordinator.create_mag(
+                layer, mag, block_len=block_len, file_len=file_len, block_type=block_type, exist_ok=exist_ok
+            ),
+        )
+        return await self.get_mag(MagName(layer.dataset, layer.layer, mag))
+
+    async def delete_mag(self, name: MagName, *, request_id: str) -> str:
+        """Remove a mag from the properties and move its folder to the trash.
+
+        :return: the folder in the trash, relative to the root; empty if the mag had none
+        """
+        self._check_writable()
+        return await self._coordinator.once(
+            request_id, name.dataset, ("delete_mag", name), lambda: self._coordinator.delete_mag(name)
+        )
+
+    async def cube_files(self, name: MagName, box: Box | None) -> AsyncIterator[list[CubeFileInfo]]:
+        """The cube files of a mag, or those that touch a box, some hundred at a time, in (z, y, x) order."""
+        if box is not None:
+            check_box(box)
+        after: Vec3 | None = None
+        while True:
+            some = await self._registry.with_mag(
+                name, lambda actor, after=after: actor.list_cube_files(box, after, CUBE_FILES_AT_ONCE)
+            )
+            if some:
+                yield [
+                    CubeFileInfo(
+                        file.box, file.path, file.size_bytes, file.allocated_bytes, file.block_type, pending=False
+                    )
+                    for file in some
+                ]
+            if len(some) < CUBE_FILES_AT_ONCE:
+                return
+            after = some[-1].index
+
+    # -- voxels --------------------------------------------------------------------------------------------------
+
     async def check_write(self, name: MagName, box: Box, voxels: VoxelFormat, bounds: Bounds) -> int:
         """Everything that can be said about a write before its data is there.
 
         :return: the bytes of memory to lease for it
         :raises NotFound, NotAllowed, InvalidRequest, OutOfBounds: it would be refused
         """
+        self._check_writable()
+        check_box(box)
+        facts = await self._registry.with_mag(name, MagActor.describe)
+        there = facts.header.voxels
+        if voxels.dtype != there.dtype:
+            raise InvalidRequest(
+                f"data_type {voxels.dtype.name} is not the layer's {there.dtype.name}; "
+                f"convert the data, in Python with .astype({there.dtype.name!r})",
+                reason=Reason.DATA_TYPE_MISMATCH,
+                metadata={"field": "data_type", "value": voxels.dtype.name, "expected": there.dtype.name},
+            )
+        if voxels.num_channels != there.num_channels:
+            raise InvalidRequest(
+                f"num_channels {voxels.num_channels} is not the layer's {there.num_channels}",
+                reason=Reason.CHANNELS_MISMATCH,
+                metadata={"field": "num_channels", "value": voxels.num_channels, "expected": there.num_channels},
+            )
+        self._check_size(there, box)
+        if bounds is Bounds.REJECT:
+            limit = layer_box(await self._registry.with_dataset(name.dataset_name, DatasetActor.known), name)
+            if not limit.contains(box):
+                raise outside(box, limit, name)
+        return write_cost(facts.header, box)
+
     async def write(self, name: MagName, command: WriteCommand, lease: Lease) -> Acknowledgement:
         """Commit one box. Cancelling the call does not cancel the write; the lease is held until the write is done."""
-    async def check_read(self, name: MagName, box: Box | None) -> tuple[Box, MagInfo, int]:
+        fingerprint = await self._threads.run(fingerprint_of, command) if command.request_id else 0
+        return await self._registry.with_mag(name, lambda actor: actor.write(command, fingerprint, lease))
+
+    async def check_read(self, name: MagName, box: Box | None) -> tuple[Box, MagFacts, int]:
         """Everything that can be said about a read before it is done.
 
-        :param box: None: the layer's bounding box, enlarged outward to the mag (may be empty: then there is nothing to read)
+        :param box: None: the layer's bounding box, enlarged outward to the mag; empty if the layer holds no data
         :return: the box to read, the mag, and the bytes of memory to lease
         """
-    async def read(self, name: MagName, box: Box, lease: Lease) -> ReadResult: ...
+        if box is not None:
+            check_box(box)
+        facts = await self._registry.with_mag(name, MagActor.describe)
+        if box is None:
+            box = layer_box(await self._registry.with_dataset(name.dataset_name, DatasetActor.current), name)
+        self._check_size(facts.header.voxels, box)
+        return box, facts, read_cost(facts.header, box)
 
-    # Operations.
-    async def compress(self, name: MagName, *, target: str | None, level: CompressionLevel, request_id: str) -> OperationInfo: ...
-    def get_operation(self, name: str) -> OperationInfo: ...
+    async def read(self, name: MagName, box: Box, lease: Lease) -> ReadResult:
+        """Read one box. The lease is held until the read is done, also when the call is cancelled."""
+        return await self._registry.with_mag(name, lambda actor: actor.read(box, lease))
+
+    def _check_size(self, voxels: VoxelFormat, box: Box) -> None:
+        size_bytes, limit = voxels.nbytes(box), self.config.box_limit_bytes
+        if size_bytes > limit:
+            raise InvalidRequest(
+                f"box {box} has {size_bytes} bytes, more than the limit of {limit}; split it, best along cube files",
+                reason=Reason.BOX_TOO_LARGE,
+                metadata={"field": "box", "value": size_bytes, "limit": limit},
+            )
+
+    # -- operations ----------------------------------------------------------------------------------------------
+
+    async def compress(
+        self, name: MagName, *, target: str | None, level: CompressionLevel, request_id: str
+    ) -> OperationInfo:
+        """Compress a mag, in place or into another dataset. A mag that is compressed already is done at once.
+
+        :raises AlreadyExists: the target has that mag
+        :raises Conflict: OPERATION_IN_PROGRESS
+        """
+        self._check_writable()
+        return await self._coordinator.once(
+            request_id,
+            target or name.dataset,
+            ("compress", name, target, level),
+            lambda: self._compress(name, target, level),
+        )
+
+    async def _compress(self, name: MagName, target: str | None, level: CompressionLevel) -> OperationInfo:
+        facts = await self._registry.with_mag(name, MagActor.describe)
+        running = self._operations.running(str(name))
+        if running is not None:
+            raise Conflict(
+                f"{running.name} runs on {name}",
+                reason=Reason.OPERATION_IN_PROGRESS,
+                metadata={"operation": running.name},
+            )
+        target_name = None if target in (None, name.dataset) else MagName(target or "", name.layer, name.mag)
+        if target_name is None and facts.header.block_type.is_compressed:
+            return self._operations.done("compress", str(name), str(name))
+        if target_name is not None:
+            await self._coordinator.prepare_target(name, target_name)
+
+        async def work(operation: Operation) -> str:
+            return await self._registry.with_mag(
+                name, lambda actor: self._run_compression(actor, operation, level, target_name)
+            )
+
+        return self._operations.start("compress", str(name), work)
+
+    async def _run_compression(
+        self, actor: MagActor, operation: Operation, level: CompressionLevel, target: MagName | None
+    ) -> str:
+        source = actor.mag_name
+        snapshot = await self._registry.with_dataset(source.dataset_name, DatasetActor.current)
+        layer, _ = find_served(snapshot, source)
+        facts = await actor.describe()
+        number = operation.name.rpartition("-")[2]
+        if target is None:
+            work = work_folder(facts.folder, source, facts.revision.epoch, number)
+            publish = None
+        else:
+            known = await self._registry.with_dataset(target.dataset_name, DatasetActor.current)
+            target_layer = known.properties.layer(target.layer)
+            assert target_layer is not None, "the coordinator has made the layer"
+            layer_folder = await self._threads.run(self._root.layer_folder, target.dataset_name, target_layer)
+            work = work_folder(f"{layer_folder}/{target.mag.name}", target, facts.revision.epoch, number)
+            adopted = replace(facts.header, block_type=BlockType.LZ4HC)
+
+            async def publish(folder: str) -> str:
+                return await self._coordinator.once(
+                    "",
+                    target.dataset,
+                    ("adopt", target),
+                    lambda: self._coordinator.adopt(folder, target, adopted, layer.bounding_box),
+                )
+
+        return await Compression(actor, operation, self._pool, self._threads, level, work, publish).run()
+
+    def get_operation(self, name: str) -> OperationInfo:
+        """One operation.
+
+        :raises NotFound: OPERATION_NOT_FOUND
+        """
+        return self._operations.get(name)
+
     def list_operations(self, *, resource: str, limit: int, after: str | None) -> list[OperationInfo]:
-        """Newest first; `after` is the name of the last one of the page before."""
-    def watch_operation(self, name: str) -> AsyncIterator[OperationInfo]: ...
-    def cancel_operation(self, name: str) -> OperationInfo: ...
+        """Operations on a resource and below it, newest first, behind the one named `after`."""
+        return self._operations.list(resource=resource, limit=limit, after=after)
 
-    # The daemon.
+    def watch_operation(self, name: str) -> AsyncIterator[OperationInfo]:
+        """The operation now, after changes, and a last time when it has ended."""
+        return self._operations.watch(name)
+
+    def cancel_operation(self, name: str) -> OperationInfo:
+        """Ask an operation to stop; it may still be stopping when this returns."""
+        return self._operations.cancel(name)
+
+    # -- the daemon ----------------------------------------------------------------------------------------------
+
     async def watch(self, name: str, after: Revision | None) -> AsyncIterator[Event]:
-        """Events on a resource and below it ("" for all).
+        """Events on a resource and below it ("" for all). The watch has begun when this returns.
 
-        The watch has begun when this returns. :raises OutOfBounds: EVENTS_LOST
+        :param after: for a mag: begin after this revision
+        :raises OutOfBounds: EVENTS_LOST: what came after that revision is not kept any more
         """
-    async def flush(self, name: str, level: Durability) -> int:
-        """Raise what was acknowledged on a resource and below it ("" for all) to DISK.
+        resource = parse_name(name) if name else None
+        if after is None:
+            return self._events.watch(name)
+        if not isinstance(resource, MagName):
+            raise InvalidRequest(
+                f"after_revision goes with a mag, not with {name!r}",
+                metadata={"field": "after_revision", "value": f"{after.epoch}.{after.counter}"},
+            )
+        facts = await self._registry.with_mag(resource, MagActor.describe)
+        return self._events.watch_after(name, after, facts.revision)
 
-        :return: mags flushed
+    async def flush(self, name: str) -> int:
+        """Raise everything acknowledged on a resource and below it ("" for all) to DISK, into the cube files.
+
+        :return: mags flushed: those in use; the others have nothing to flush
         """
+        if name:
+            parse_name(name)
+        actors = self._registry.open_mags(name)
+        for actor in actors:
+            await actor.flush()
+        return len(actors)
+
     def check(self, name: str, *, deep: bool) -> AsyncIterator[tuple[list[Finding], int, int]]:
-        """Look for damage.
+        """Look for damage on a resource and below it ("" for all).
 
+        :param deep: also decode every compressed block
         :return: findings since the last item (files relative to the root), files checked so far, files damaged so far
         """
-    def status(self) -> Status: ...
-    @property
-    def is_draining(self) -> bool: ...
+        if name:
+            parse_name(name)
+        return check_mags(self._root, self._threads, name, deep=deep)
+
+    def status(self) -> Status:
+        """What the storage is doing."""
+        return Status(
+            mags=tuple(actor.status() for actor in self._registry.open_mags()),
+            budget_used_bytes=self.budget.used_bytes,
+            budget_bytes=self.budget.total_bytes,
+            budget_waiting=self.budget.waiting,
+            operations_running=self._operations.running_count,
+            uptime_seconds=time.monotonic() - self._started_at,
+            pool_workers=self._pool.workers,
+            pool_workers_replaced=self._pool.workers_replaced,
+        )
+
+    # ------------------------------------------------------------------------------------------------------------
+
+    async def _change(
+        self, dataset: DatasetName, layer: str | None, edits: list[Edit], etag: str, request_id: str
+    ) -> None:
+        self._check_writable()
+        await self._coordinator.once(
+            request_id,
+            dataset.dataset,
+            ("change", dataset, layer, repr(edits), etag),
+            lambda: self._registry.with_dataset(dataset, lambda actor: actor.change(edits, etag=etag, layer=layer)),
+        )
+
+    def _facts(self, within: str) -> dict[MagName, MagFacts]:
+        return {
+            actor.mag_name: facts
+            for actor in self._registry.open_mags(within)
+            if (facts := actor.facts_if_open()) is not None
+        }
+
+    def _properties_changed(self, name: DatasetName, snapshot: Snapshot) -> None:
+        self._events.publish(PropertiesEvent(self._views.dataset(name, snapshot, {}, with_layers=False)))
+
+    def _check_writable(self) -> None:
+        if self.config.read_only:
+            raise NotAllowed("the daemon serves its root read-only", reason=Reason.READ_ONLY)

@@ -246,6 +246,7 @@ class PropertiesEvent:
     """Properties of a dataset changed."""
 
     dataset: DatasetInfo
+    """As it is now, without its layers."""
 
 
 @dataclass(frozen=True, slots=True)

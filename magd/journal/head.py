@@ -81,13 +81,11 @@ def save(mag_folder: str, head: Head) -> None:
     :raises DiskFull, DataLoss: it could not be written; the old head is still there
     """
     folder = os.path.join(mag_folder, FOLDER)
+    text = json.dumps({"format": _FORMAT, **asdict(head)}) + "\n"
     try:
         if not os.path.isdir(folder):
             os.mkdir(folder)
             fsync_folder(mag_folder)
-    except FileExistsError:
-        pass
+        write_file_atomically(os.path.join(folder, "head.json"), text.encode())
     except OSError as error:
         raise from_os_error(error, folder) from error
-    text = json.dumps({"format": _FORMAT, **asdict(head)}) + "\n"
-    write_file_atomically(os.path.join(folder, "head.json"), text.encode())

@@ -1,0 +1,51 @@
+"""What a request for a box must be, and what it costs, before anything is read or written.
+
+Costs are bytes of memory at the worst moment, charged before the request enters a mailbox:
+
+- a write holds its data until it is applied, and beside it the blocks it covers in part, which are read, changed and
+  written back; into a compressed mag also the encoded form of every block it touches;
+- a read holds its result, and the encoded form of the blocks it is decoded from.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import xxhash
+
+from magd.actors.types import WriteCommand
+from magd.cubes.header import Header
+from magd.errors import InvalidRequest, Reason
+from magd.geometry import Box
+
+WORKING_BYTES: Final = 8 << 20
+"""The storage works through a box in pieces: what it needs for them at once is bounded, however large the box."""
+
+
+def check_box(box: Box) -> None:
+    """Refuse a box that no mag can have.
+
+    :raises InvalidRequest: INVALID_BOX
+    """
+    problem = box.problem()
+    if problem is not None:
+        raise InvalidRequest(problem, reason=Reason.INVALID_BOX, metadata={"field": "box", "value": box})
+
+
+def write_cost(header: Header, box: Box) -> int:
+    """Bytes of memory that writing a box needs."""
+    data = header.voxels.nbytes(box)
+    blocks = header.voxels.nbytes(box.aligned_outward(header.block_len))
+    return data + (blocks if header.block_type.is_compressed else min(blocks, WORKING_BYTES))
+
+
+def read_cost(header: Header, box: Box) -> int:
+    """Bytes of memory that reading a box needs."""
+    return header.voxels.nbytes(box) + min(header.voxels.nbytes(box.aligned_outward(header.block_len)), WORKING_BYTES)
+
+
+def fingerprint_of(command: WriteCommand) -> int:
+    """A number that two writes share only if they say the same, for all that matters. Touches every byte."""
+    digest = xxhash.xxh3_64(f"{command.box}|{command.durability}|{command.bounds.value}".encode())
+    digest.update(command.data.reshape(-1, order="F").view("uint8"))
+    return digest.intdigest()
