@@ -1,0 +1,1 @@
+"""Work on whole cube files, in processes of their own."""
