@@ -25,7 +25,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import ClassVar, Final
 
@@ -206,6 +207,17 @@ def from_os_error(error: OSError, file: str) -> MagdError:
     if error.errno == errno.EROFS:
         return NotAllowed(text, reason=Reason.READ_ONLY, metadata=metadata)
     return DataLoss(text, reason=Reason.IO_ERROR, metadata=metadata)
+
+
+@contextmanager
+def os_errors_of(file: str) -> Iterator[None]:
+    """Turn errors of the system inside the context by `from_os_error`; errors of magd pass as they are."""
+    try:
+        yield
+    except MagdError:
+        raise  # some of them are an OSError as well
+    except OSError as error:
+        raise from_os_error(error, file) from error
 
 
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

@@ -1,0 +1,1 @@
+"""What lies below the root folder: names, folders, locks. Blocking; no asyncio."""

@@ -1,0 +1,268 @@
+"""Making, moving and exchanging the folders of datasets, layers and mags.
+
+Everything is made under a hidden name and renamed into place, and everything that is deleted is renamed into
+a trash folder on the same file system, so that a crash leaves a folder where it was or where it shall be.
+What each function leaves when it is cut short stands with it. Names of ours that a crash can leave begin with
+a dot and contain `.magd-` or begin with `.magd-`; only such are ever removed for good.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from datetime import UTC, datetime
+from typing import Final
+
+from magd import atomic
+from magd.catalog.root import Root, is_below
+from magd.cubes.header import Header
+from magd.errors import AlreadyExists, InternalError, NotAllowed, Reason, os_errors_of
+from magd.geometry import Mag
+from magd.properties.edits import new_dataset_tree
+from magd.properties.file import PROPERTIES_NAME, PropertiesFile
+from magd.properties.model import VoxelSize
+
+TRASH: Final = os.path.join(".magd", "trash")
+"""Where deleted folders go, below the root or the dataset."""
+
+HEADER_NAME: Final = "header.wkw"
+
+_MAX_NAME_BYTES: Final = 255
+_TEMPORARY: Final = re.compile(r"\.(.+\.)?magd-.+", re.DOTALL)
+
+
+def create_dataset_folder(root: Root, dataset: str, voxel_size: VoxelSize) -> str:
+    """Make a dataset without layers, durably.
+
+    1. Make a folder under a hidden name in the root.
+    2. Write datasource-properties.json into it and sync both.
+    3. Rename it to its name, which nothing may have, and sync the root.
+
+    A crash before step 3 leaves the hidden folder, which `sweep` removes.
+
+    :return: the folder
+    :raises AlreadyExists: DATASET_EXISTS: there is a dataset or anything else of this name
+    """
+    folder = os.path.join(root.path, dataset)
+    temporary = os.path.join(root.path, f".magd-new-{secrets.token_hex(8)}")
+    with os_errors_of(folder):
+        os.mkdir(temporary)
+        try:
+            tree = new_dataset_tree(dataset, voxel_size)
+            PropertiesFile(os.path.join(temporary, PROPERTIES_NAME)).create(tree)
+            _rename(temporary, folder, Reason.DATASET_EXISTS)
+        except BaseException:
+            remove_tree(temporary)
+            raise
+        atomic.fsync_folder(root.path)
+    return folder
+
+
+def create_layer_folder(dataset_folder: str, layer: str) -> str:
+    """Make the folder of a layer, durably, or take the one that is there.
+
+    A crash leaves no folder or an empty one.
+
+    :return: the folder
+    :raises AlreadyExists: LAYER_EXISTS: there is something of this name that is no folder
+    :raises NotAllowed: OUTSIDE_ROOT: there is a link of this name that leads out of the dataset, whose new
+        mags would end up in somebody else's
+    """
+    folder = os.path.join(dataset_folder, layer)
+    with os_errors_of(folder):
+        try:
+            os.mkdir(folder)
+        except FileExistsError:
+            if not os.path.isdir(folder):
+                raise AlreadyExists(
+                    f"{folder} exists and is no folder", reason=Reason.LAYER_EXISTS, metadata={"file": folder}
+                ) from None
+            if not is_below(os.path.realpath(folder), os.path.realpath(dataset_folder)):
+                raise NotAllowed(
+                    f"{folder} is a link out of the dataset; new mags are not made there",
+                    reason=Reason.OUTSIDE_ROOT,
+                    metadata={"file": folder},
+                ) from None
+        atomic.fsync_folder(dataset_folder)
+    return folder
+
+
+def create_mag_folder(layer_folder: str, mag: Mag, header: Header) -> str:
+    """Make the folder of a mag with its header.wkw, durably, under its short name.
+
+    1. Make a folder under a hidden name, write header.wkw into it and sync both.
+    2. If there is a folder of the mag's name that holds nothing but a header.wkw, remove it: a creation
+       before was cut short when only the entry in the properties was missing.
+    3. Rename the new folder to its name and sync the layer's.
+
+    A crash before step 3 leaves the hidden folder, which `sweep` removes.
+
+    :return: the folder
+    :raises AlreadyExists: MAG_EXISTS: there is a folder of this mag, short or long name, with more in it
+    """
+    folder = os.path.join(layer_folder, mag.name)
+    temporary = os.path.join(layer_folder, f".{mag.name}.magd-new-{secrets.token_hex(8)}")
+    with os_errors_of(folder):
+        os.mkdir(temporary)
+        try:
+            atomic.write_new_file(os.path.join(temporary, HEADER_NAME), header.to_bytes())
+            atomic.fsync_folder(temporary)
+            for name in dict.fromkeys((mag.name, mag.long_name)):
+                _remove_unfinished_mag(os.path.join(layer_folder, name))
+            _rename(temporary, folder, Reason.MAG_EXISTS)
+        except BaseException:
+            remove_tree(temporary)
+            raise
+        atomic.fsync_folder(layer_folder)
+    return folder
+
+
+def rename_layer_folder(dataset_folder: str, old: str, new: str) -> None:
+    """Rename the folder of a layer, durably. A layer without mags may have none.
+
+    A crash leaves it under one of the two names.
+
+    :raises AlreadyExists: LAYER_EXISTS: there is something of the new name
+    """
+    source, target = os.path.join(dataset_folder, old), os.path.join(dataset_folder, new)
+    with os_errors_of(source):
+        try:
+            _rename(source, target, Reason.LAYER_EXISTS)
+        except FileNotFoundError:
+            return
+        atomic.fsync_folder(dataset_folder)
+
+
+def trash(root: Root, folder: str) -> str:
+    """Move a folder away, durably: a dataset into the trash of the root, anything else into that of its
+    dataset.
+
+    A crash leaves it in one of the two places, and perhaps an empty trash folder. A link is moved itself, not
+    what it leads to.
+
+    :param folder: a dataset, layer or mag, below the root
+    :return: where it is now, relative to the root: `<dataset>/.magd/trash/<name>-<time, UTC>-<random>`
+    """
+    parent, name = os.path.split(folder)
+    first = os.path.relpath(folder, root.path).split(os.sep)[0]
+    home = root.path if parent == root.path else os.path.join(root.path, first)
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    suffix = f"-{stamp}-{secrets.token_hex(4)}"
+    short_name = name.encode()[: _MAX_NAME_BYTES - len(suffix)].decode(errors="ignore")
+    bin_folder = os.path.join(home, TRASH)
+    target = os.path.join(bin_folder, short_name + suffix)
+    with os_errors_of(folder):
+        os.makedirs(bin_folder, exist_ok=True)
+        os.rename(folder, target)
+        # The new name first: a power loss in between may show the folder twice, but never nowhere.
+        for touched in (bin_folder, os.path.dirname(bin_folder), home, parent):
+            atomic.fsync_folder(touched)
+    return os.path.relpath(target, root.path)
+
+
+def exchange_mag_folders(live: str, new: str) -> None:
+    """Put the folder `new` in place of the mag's folder `live`, durably. The old one has the name of `new`
+    afterwards.
+
+    1. Sync the folders around them, so that both names last. What is in `new` has been synced by the caller.
+    2. Exchange the two names in one step; then go to step 6.
+    3. Where the file system cannot: rename `live` to `.<mag>.magd-old` beside it.
+    4. Rename `new` to `live`.
+    5. Rename `.<mag>.magd-old` to `new`.
+    6. Sync the folders around them.
+
+    A crash before step 3 or after step 5 leaves both folders, before or after the exchange. After step 3 the
+    mag has no folder for readers until `recover_exchange` renames the old one back; after step 4 it has the
+    new one.
+
+    :raises MagdError: the exchange failed; the mag may have no folder until `recover_exchange`
+    """
+    old = _name_during_exchange(live)
+    around = sorted({os.path.dirname(live), os.path.dirname(new)})
+    with os_errors_of(live):
+        for folder in around:
+            atomic.fsync_folder(folder)
+        if not atomic.exchange(live, new):
+            os.rename(live, old)
+            os.rename(new, live)
+            os.rename(old, new)
+        for folder in around:
+            atomic.fsync_folder(folder)
+
+
+def recover_exchange(*, live: str) -> None:
+    """Finish what a crash cut short in `exchange_mag_folders`. To be called before a mag is opened.
+
+    If only the old folder is there, it becomes the mag's again. If the new one is in place already, the old
+    one is removed. Any crash in here leaves one of the states it starts from.
+
+    :param live: where the mag's folder may be
+    """
+    old = _name_during_exchange(live)
+    with os_errors_of(live):
+        if not os.path.lexists(old):
+            return
+        if os.path.lexists(live):
+            remove_tree(old)
+        else:
+            os.rename(old, live)
+            atomic.fsync_folder(os.path.dirname(live))
+
+
+def sweep(folder: str) -> None:
+    """Remove what a crash left of datasets and mags that were being made in a folder: a root, or a layer.
+
+    To be called by whoever holds the lock of it.
+    """
+    with os_errors_of(folder):
+        for name in os.listdir(folder):
+            if _TEMPORARY.fullmatch(name) and "magd-new-" in name:
+                remove_tree(os.path.join(folder, name))
+
+
+def remove_tree(folder: str) -> None:
+    """Remove a temporary folder of magd with all that is in it; that it is gone already is fine.
+
+    :raises InternalError: the name is none that magd gives to temporaries; nothing is touched
+    """
+    if not _TEMPORARY.fullmatch(os.path.basename(folder)):
+        raise InternalError(f"{folder} is no temporary folder of magd and is not removed")
+    with os_errors_of(folder):
+        try:
+            if os.path.islink(folder):
+                os.unlink(folder)
+            else:
+                shutil.rmtree(folder)
+        except FileNotFoundError:
+            pass
+
+
+def _rename(source: str, target: str, if_exists: Reason) -> None:
+    try:
+        atomic.rename_no_replace(source, target)
+    except FileExistsError:
+        raise AlreadyExists(f"{target} exists", reason=if_exists, metadata={"file": target}) from None
+
+
+def _name_during_exchange(live: str) -> str:
+    parent, name = os.path.split(live)
+    return os.path.join(parent, f".{name}.magd-old")
+
+
+def _remove_unfinished_mag(folder: str) -> None:
+    try:
+        entries = os.listdir(folder)
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        entries = [""]
+    if os.path.islink(folder) or not set(entries) <= {HEADER_NAME}:
+        raise AlreadyExists(
+            f"{folder} exists and is not empty, though no properties name it",
+            reason=Reason.MAG_EXISTS,
+            metadata={"file": folder},
+        )
+    atomic.unlink_if_there(os.path.join(folder, HEADER_NAME))
+    os.rmdir(folder)
