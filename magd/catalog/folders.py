@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from magd import atomic
+from magd.catalog.locks import FolderLock
 from magd.catalog.root import Root, is_below
 from magd.cubes.header import Header
 from magd.errors import AlreadyExists, InternalError, NotAllowed, Reason, os_errors_of
@@ -196,13 +197,16 @@ def recover_exchange(*, live: str) -> None:
     """Finish what a crash cut short in `exchange_mag_folders`. To be called before a mag is opened.
 
     If only the old folder is there, it becomes the mag's again. If the new one is in place already, the old
-    one is removed. Any crash in here leaves one of the states it starts from.
+    one is removed. Any crash in here leaves one of the states it starts from. Where the old folder is locked
+    nothing was cut short: a mag that several datasets list is being exchanged at this moment.
 
     :param live: where the mag's folder may be
     """
     old = _name_during_exchange(live)
-    with os_errors_of(live):
-        if not os.path.lexists(old):
+    with os_errors_of(live), FolderLock() as lock:
+        try:
+            lock.take(old, shared=False)
+        except (FileNotFoundError, BlockingIOError):
             return
         if os.path.lexists(live):
             remove_tree(old)
@@ -214,8 +218,11 @@ def recover_exchange(*, live: str) -> None:
 def sweep(folder: str) -> None:
     """Remove what a crash left of datasets and mags that were being made in a folder: a root, or a layer.
 
-    To be called by whoever holds the lock of it.
+    To be called by whoever holds the lock of the root or the dataset. A link is passed over: what it leads to
+    may belong to a dataset that is in use.
     """
+    if os.path.islink(folder):
+        return
     with os_errors_of(folder):
         for name in os.listdir(folder):
             if _TEMPORARY.fullmatch(name) and "magd-new-" in name:

@@ -27,8 +27,9 @@ A reader of /a and a writer of /a/b cannot be told from two siblings by one lock
 different datasets: those of /a are folders directly in it. Where a link makes them meet, the lock of the
 dataset decides.
 
-Each dataset is locked as well while it is in use: exclusively, or shared by a read-only daemon. This also
-keeps one daemon from serving a dataset under two names, since a second descriptor is a second holder.
+Each dataset and each mag is locked as well while it is in use: exclusively, or shared by a read-only daemon.
+This also keeps one daemon from serving a folder under two names, since a second descriptor is a second
+holder.
 """
 
 from __future__ import annotations
@@ -103,20 +104,17 @@ def lock_root(path: str, *, read_only: bool) -> FolderLock:
     return lock
 
 
-def lock_dataset(folder: str, *, read_only: bool) -> FolderLock:
-    """Lock the folder of a dataset for as long as it is in use.
+def lock_folder(folder: str, *, shared: bool) -> FolderLock:
+    """Lock the folder of a dataset or a mag for as long as it is in use.
 
+    :param shared: for reading only
     :raises NotAllowed: LOCKED: another daemon holds it, or this one under another name, or the file system
         has no locks on folders
     :raises DataLoss: the folder cannot be opened
     """
     lock = FolderLock()
-    _take(
-        lock,
-        folder,
-        shared=read_only,
-        if_held=f"{folder} is in use by another magd, or by this one under another name",
-    )
+    if_held = f"{folder} is in use by another magd, or by this one under another name"
+    _take(lock, folder, shared=shared, if_held=if_held)
     return lock
 
 

@@ -235,17 +235,20 @@ class PropertiesFile:
             ) from None
         except OSError as error:
             raise from_os_error(error, self.path) from error
-        with open(descriptor, "rb", buffering=0) as file, os_errors_of(self.path):
-            state = os.fstat(descriptor)
-            if not stat.S_ISREG(state.st_mode):
-                raise invalid_properties(self.path, "it is not a regular file")
-            parts: list[bytes] = []
-            size = 0
-            while part := file.read(1 << 20):
-                parts.append(part)
-                size += len(part)
-                if size > MAX_PROPERTIES_BYTES:
-                    raise invalid_properties(self.path, f"it has more than {MAX_PROPERTIES_BYTES} bytes")
+        try:
+            with os_errors_of(self.path):
+                state = os.fstat(descriptor)
+                if not stat.S_ISREG(state.st_mode):
+                    raise invalid_properties(self.path, "it is not a regular file")
+                parts: list[bytes] = []
+                size = 0
+                while part := os.read(descriptor, 1 << 20):
+                    parts.append(part)
+                    size += len(part)
+                    if size > MAX_PROPERTIES_BYTES:
+                        raise invalid_properties(self.path, f"it has more than {MAX_PROPERTIES_BYTES} bytes")
+        finally:
+            os.close(descriptor)
         return _Content(b"".join(parts), state)
 
     def _decode(self, data: bytes) -> JsonObject:
