@@ -31,7 +31,6 @@ from magd.atomic import fsync_folder
 from magd.catalog.folders import remove_tree
 from magd.compression.jobs import CompressFile
 from magd.compression.pool import CompressionPool
-from magd.cubes.convert import ConvertedFile
 from magd.cubes.encode import CompressionLevel
 from magd.cubes.header import BlockType
 from magd.cubes.layout import cube_file_path
@@ -83,7 +82,7 @@ class Compression:
         await copy.make([cube async for cube in self._all_cubes()])
         for _ in range(ROUNDS):
             touched = self.actor.take_changes()
-            if len(touched) <= self.pool.workers:
+            if len(touched) <= self.pool.statistics.workers:
                 # Few enough for the hold: put them back to be done there.
                 copy.left = touched
                 break
@@ -127,14 +126,14 @@ class _Copy:
         if again:
             self._say(files_redone=self._progress.files_redone + len(cubes))
         self._say(files_total=self._progress.files_total + len(cubes))
-        pool = self._compression.pool
+        # Two for each worker, so that none waits for this loop; no more, so that a cancel is quick.
+        at_once = 2 * self._compression.pool.statistics.workers
         running: set[asyncio.Task[None]] = set()
         try:
             for cube in cubes:
                 self._compression.operation.check_cancelled()
                 running.add(asyncio.create_task(self._make_one(cube)))
-                # Two for each worker, so that none waits for this loop; no more, so that a cancel is quick.
-                while len(running) >= 2 * pool.workers:
+                while len(running) >= at_once:
                     running = await _some_done(running)
             while running:
                 running = await _some_done(running)
@@ -151,9 +150,11 @@ class _Copy:
             self._say(files_done=self._progress.files_done + 1)
             return
         job = CompressFile(source, target, self._compression.level)
-        made: ConvertedFile = await asyncio.wrap_future(self._compression.pool.submit(job))
+        submitted = self._compression.pool.submit(job)
+        made = await asyncio.wrap_future(submitted)
         self._say(
             files_done=self._progress.files_done + 1,
+            files_redone=self._progress.files_redone + submitted.attempts - 1,
             bytes_in=self._progress.bytes_in + made.bytes_in,
             bytes_out=self._progress.bytes_out + made.bytes_out,
         )

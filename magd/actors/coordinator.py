@@ -247,7 +247,7 @@ class Coordinator:
 
     def _trash_mag(self, name: MagName, layer: LayerProperties, mag: MagProperties) -> str:
         try:
-            folder = self._root.mag_folder(name.dataset_name, layer, mag)
+            folder = self._root.owned_mag_folder(name.dataset_name, layer, mag)
         except NotFound:
             return ""
         return folders.trash(self._root, folder)

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 from magd.actors.actor import Actor, Envelope
+from magd.actors.opening import tidy_dataset
 from magd.actors.threads import Threads
-from magd.catalog.locks import FolderLock, lock_dataset
+from magd.catalog.locks import FolderLock, lock_folder
 from magd.catalog.names import DatasetName
 from magd.catalog.root import Root
 from magd.errors import MagdError, NotAllowed, NotFound, Reason
@@ -115,12 +116,14 @@ class DatasetActor(Actor[Message]):
 
     def _open(self) -> FolderLock:
         folder = self._root.dataset_folder(self._dataset)
-        lock = lock_dataset(folder, read_only=self._root.read_only)
+        lock = lock_folder(folder, shared=self._root.read_only)
         try:
             self._file = PropertiesFile(self._root.properties_path(self._dataset))
             if not self._root.read_only:
                 self._file.recover()
             self._snapshot = self._file.load()
+            if not self._root.read_only:
+                tidy_dataset(self._root, self._dataset, self._snapshot.properties)
         except BaseException:
             lock.close()
             raise

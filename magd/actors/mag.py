@@ -31,10 +31,11 @@ from magd.actors.schedule import Claim, Schedule, Turn
 from magd.actors.threads import Threads
 from magd.actors.types import Bounds, ExchangeEvent, MagState, MagStatus, ReadResult, StorageConfig, WriteCommand
 from magd.catalog.folders import exchange_mag_folders
+from magd.catalog.locks import lock_folder
 from magd.catalog.names import MagName
 from magd.catalog.root import Root
 from magd.cubes.header import Header
-from magd.cubes.layout import cubes_touched
+from magd.cubes.layout import split_by_cube_file
 from magd.cubes.mag_files import CubeFile, MagFiles
 from magd.errors import InternalError, MagdError, NotAllowed, OutOfBounds, Reason
 from magd.geometry import Box, Vec3
@@ -134,9 +135,15 @@ class MagActor(Actor[Message]):
             # The head goes into the new folder first: it is live in the moment the folders change places.
             head = point.head.exchanged()
             heads.save(new_folder, head)
-            exchange_mag_folders(opened.folder, new_folder)
-            opened.files.close()
-            return OpenedMag(opened.folder, MagFiles.open(opened.folder), head)
+            lock = lock_folder(new_folder, shared=False)
+            try:
+                exchange_mag_folders(opened.folder, new_folder)
+                files = MagFiles.open(opened.folder)
+            except BaseException:
+                lock.close()
+                raise
+            opened.close()
+            return OpenedMag(opened.folder, files, head, lock)
 
         try:
             self._opened = await self._threads.run(swap)
@@ -216,13 +223,13 @@ class MagActor(Actor[Message]):
         return not self.owed and not self.operation and not len(self._outcomes)
 
     def _close_files(self) -> None:
-        files = self._require().files
+        opened = self._require()
         try:
-            if files.unsynced_bytes and not self._point().broken:
-                files.sync()
+            if opened.files.unsynced_bytes and not self._point().broken:
+                opened.files.sync()
         except MagdError as error:
             log.error("sync at close failed", mag=self.name, error=str(error))
-        files.close()
+        opened.close()
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 
@@ -306,7 +313,8 @@ class MagActor(Actor[Message]):
         finally:
             # Also after a failure: some cube files may have been changed.
             if self._touched is not None:
-                self._touched.update(cubes_touched(command.box, self._require().files.header.cube_len))
+                cube_len = self._require().files.header.cube_len
+                self._touched.update(cube for cube, _ in split_by_cube_file(command.box, cube_len))
         self._writes += 1
         return acknowledgement
 

@@ -1,9 +1,18 @@
-"""Opening the files of a mag: from its name and the properties to its folder, header and head.
+"""Opening datasets and mags: what a crash left there is set right, then the files are opened and checked.
+
+A dataset, once its folder is locked:
+
+1. Remove the folders in which mags were being made or compressed: whoever made them held the lock, and is gone.
+2. Clean up after a save of the properties that was cut short.
+
+A mag:
 
 1. Find layer and mag in the properties; refuse what magd does not serve.
-2. Finish or undo an exchange of folders that a crash cut short, and remove the folders a compression left behind: the
-   daemon holds the lock of the dataset, so whoever made them is gone. A read-only daemon leaves them.
-3. Open the cube files and check that header.wkw and properties agree on the voxels.
+2. Finish or undo an exchange of folders that was cut short.
+3. Lock its folder: a link or a path in the properties may name one folder twice, and a folder has one actor.
+4. Open the cube files and check that header.wkw and properties agree on the voxels.
+
+A read-only daemon sets nothing right, and leaves no trace.
 """
 
 from __future__ import annotations
@@ -11,16 +20,17 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from magd.catalog.folders import recover_exchange, remove_tree
-from magd.catalog.names import MagName
+from magd.catalog.folders import HEADER_NAME, recover_exchange, sweep
+from magd.catalog.locks import FolderLock, lock_folder
+from magd.catalog.names import DatasetName, MagName
 from magd.catalog.root import Root
 from magd.cubes.mag_files import MagFiles
-from magd.errors import NotAllowed, NotFound, Reason
+from magd.errors import MagdError, NotAllowed, NotFound, Reason
 from magd.geometry import Box
 from magd.journal import head as heads
 from magd.journal.head import Head
 from magd.properties.file import Snapshot
-from magd.properties.model import LayerProperties, MagProperties
+from magd.properties.model import DatasetProperties, LayerProperties, MagProperties
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +41,12 @@ class OpenedMag:
     """Absolute."""
     files: MagFiles
     head: Head
+    lock: FolderLock
+
+    def close(self) -> None:
+        """Close the files and release the lock."""
+        self.files.close()
+        self.lock.close()
 
 
 def open_mag(root: Root, name: MagName, snapshot: Snapshot) -> OpenedMag:
@@ -42,33 +58,45 @@ def open_mag(root: Root, name: MagName, snapshot: Snapshot) -> OpenedMag:
     """
     layer, mag = find_served(snapshot, name)
     if not root.read_only:
-        layer_folder = root.layer_folder(name.dataset_name, layer)
-        recover_exchange(layer_folder)
-        for entry in os.listdir(layer_folder):
-            if entry.startswith(_work_prefix(name)):
-                remove_tree(os.path.join(layer_folder, entry))
+        for place in root.mag_places(name.dataset_name, layer, mag):
+            recover_exchange(live=place)
     folder = root.mag_folder(name.dataset_name, layer, mag)
-    files = MagFiles.open(folder, read_only=root.read_only)
+    lock = lock_folder(folder, shared=root.read_only)
     try:
-        if files.header.voxels != layer.voxels:
-            raise NotAllowed(
-                f"{name}: header.wkw says {files.header.voxels}, the properties of the layer say {layer.voxels}",
-                reason=Reason.UNSUPPORTED_DATA_FORMAT,
-                metadata={"file": os.path.join(folder, "header.wkw"), "value": files.header.voxels},
-            )
-        return OpenedMag(folder, files, heads.load(folder))
+        files = MagFiles.open(folder, read_only=root.read_only)
+        try:
+            _check_voxels(name, files, layer)
+            return OpenedMag(folder, files, heads.load(folder), lock)
+        except BaseException:
+            files.close()
+            raise
     except BaseException:
-        files.close()
+        lock.close()
         raise
 
 
-def work_folder(mag_folder: str, name: MagName, epoch: int, number: str) -> str:
+def _check_voxels(name: MagName, files: MagFiles, layer: LayerProperties) -> None:
+    if files.header.voxels != layer.voxels:
+        raise NotAllowed(
+            f"{name}: header.wkw says {files.header.voxels}, the properties of the layer say {layer.voxels}",
+            reason=Reason.UNSUPPORTED_DATA_FORMAT,
+            metadata={"file": os.path.join(files.folder, HEADER_NAME), "value": files.header.voxels},
+        )
+
+
+def tidy_dataset(root: Root, name: DatasetName, properties: DatasetProperties) -> None:
+    """Remove what a crash left of mags that were being made or compressed. For the holder of the dataset's lock."""
+    for layer in properties.layers:
+        try:
+            folder = root.layer_folder(name, layer)
+        except MagdError:
+            continue  # there is no folder, or it is not served; asking for the layer says so
+        sweep(folder)
+
+
+def work_folder(layer_folder: str, name: MagName, epoch: int, number: str) -> str:
     """Where new files for a mag are made: beside its folder, named by epoch and attempt."""
-    return os.path.join(os.path.dirname(mag_folder), f"{_work_prefix(name)}{epoch}-{number}")
-
-
-def _work_prefix(name: MagName) -> str:
-    return f".{name.mag.name}.magd-work-"
+    return os.path.join(layer_folder, f".{name.mag.name}.magd-new-{epoch}-{number}")
 
 
 def find_served(snapshot: Snapshot, name: MagName) -> tuple[LayerProperties, MagProperties]:

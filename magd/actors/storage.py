@@ -8,6 +8,7 @@ and the same arguments; an empty id stands for none.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -46,7 +47,8 @@ from magd.actors.types import (
     WriteCommand,
 )
 from magd.actors.views import Views
-from magd.catalog.names import DatasetName, LayerName, MagName, parse_name
+from magd.catalog.folders import sweep
+from magd.catalog.names import DatasetName, LayerName, MagName, parse_resource
 from magd.catalog.root import Root
 from magd.compression.pool import CompressionPool
 from magd.cubes.check import Finding
@@ -98,6 +100,8 @@ class Storage:
         self._started_at = time.monotonic()
 
     async def __aenter__(self) -> Self:
+        if not self.config.read_only:
+            await self._threads.run(sweep, self._root.path)
         await self._group.__aenter__()
         return self
 
@@ -469,14 +473,14 @@ class Storage:
         facts = await actor.describe()
         number = operation.name.rpartition("-")[2]
         if target is None:
-            work = work_folder(facts.folder, source, facts.revision.epoch, number)
+            work = work_folder(os.path.dirname(facts.folder), source, facts.revision.epoch, number)
             publish = None
         else:
             known = await self._registry.with_dataset(target.dataset_name, DatasetActor.current)
             target_layer = known.properties.layer(target.layer)
             assert target_layer is not None, "the coordinator has made the layer"
             layer_folder = await self._threads.run(self._root.layer_folder, target.dataset_name, target_layer)
-            work = work_folder(f"{layer_folder}/{target.mag.name}", target, facts.revision.epoch, number)
+            work = work_folder(layer_folder, target, facts.revision.epoch, number)
             adopted = replace(facts.header, block_type=BlockType.LZ4HC)
 
             async def publish(folder: str) -> str:
@@ -516,7 +520,7 @@ class Storage:
         :param after: for a mag: begin after this revision
         :raises OutOfBounds: EVENTS_LOST: what came after that revision is not kept any more
         """
-        resource = parse_name(name) if name else None
+        resource = parse_resource(name) if name else None
         if after is None:
             return self._events.watch(name)
         if not isinstance(resource, MagName):
@@ -533,7 +537,7 @@ class Storage:
         :return: mags flushed: those in use; the others have nothing to flush
         """
         if name:
-            parse_name(name)
+            parse_resource(name)
         actors = self._registry.open_mags(name)
         for actor in actors:
             await actor.flush()
@@ -546,11 +550,12 @@ class Storage:
         :return: findings since the last item (files relative to the root), files checked so far, files damaged so far
         """
         if name:
-            parse_name(name)
+            parse_resource(name)
         return check_mags(self._root, self._threads, name, deep=deep)
 
     def status(self) -> Status:
         """What the storage is doing."""
+        pool = self._pool.statistics
         return Status(
             mags=tuple(actor.status() for actor in self._registry.open_mags()),
             budget_used_bytes=self.budget.used_bytes,
@@ -558,8 +563,8 @@ class Storage:
             budget_waiting=self.budget.waiting,
             operations_running=self._operations.running_count,
             uptime_seconds=time.monotonic() - self._started_at,
-            pool_workers=self._pool.workers,
-            pool_workers_replaced=self._pool.workers_replaced,
+            pool_workers=pool.workers,
+            pool_workers_replaced=pool.replaced,
         )
 
     # ------------------------------------------------------------------------------------------------------------

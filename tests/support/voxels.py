@@ -1,0 +1,94 @@
+"""Talking to a Storage in few words: what many tests of the actors do."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from magd.acknowledgement import Acknowledgement, Durability
+from magd.actors.types import Bounds, OperationInfo, ReadResult, WriteCommand
+from magd.catalog.names import DatasetName, LayerName, MagName
+from magd.cubes.header import BlockType
+from magd.geometry import Box, Mag, Vec3
+from magd.properties.model import LayerCategory, VoxelSize
+from magd.voxels import VoxelArray, VoxelFormat
+
+if TYPE_CHECKING:
+    from magd.actors.storage import Storage
+
+NANOMETERS = VoxelSize(11.24, 11.24, 28.0, "nanometer")
+
+
+async def make_mag(
+    storage: Storage,
+    *,
+    dataset: str = "brain",
+    layer: str = "color",
+    mag: str = "1",
+    dtype: str = "uint8",
+    num_channels: int = 1,
+    block_len: int = 8,
+    file_len: int = 2,
+    compressed: bool = False,
+) -> MagName:
+    """Create a mag, with dataset and layer where they are missing."""
+    await storage.create_dataset(dataset, NANOMETERS, exist_ok=True, request_id="")
+    voxels = VoxelFormat.of(dtype, num_channels)
+    await storage.create_layer(
+        DatasetName(dataset), layer, LayerCategory.COLOR, voxels, exist_ok=True, request_id=""
+    )
+    info = await storage.create_mag(
+        LayerName(dataset, layer),
+        Mag.of(mag),
+        block_len=block_len,
+        file_len=file_len,
+        block_type=BlockType.LZ4HC if compressed else BlockType.RAW,
+        exist_ok=False,
+        request_id="",
+    )
+    return info.name
+
+
+async def write(
+    storage: Storage,
+    mag: MagName,
+    offset: tuple[int, int, int],
+    data: VoxelArray,
+    *,
+    durability: Durability = Durability.PROCESS,
+    bounds: Bounds = Bounds.EXTEND,
+    request_id: str | None = None,
+) -> Acknowledgement:
+    """Write (x, y, z) or (c, x, y, z) data, as a handler does: check, lease, write."""
+    whole = np.asfortranarray(data if data.ndim == 4 else data[np.newaxis])
+    box = Box(Vec3.of(offset), Vec3.of(whole.shape[1:]))
+    cost = await storage.check_write(mag, box, VoxelFormat.of(whole.dtype, whole.shape[0]), bounds)
+    command = WriteCommand(
+        str(uuid.uuid4()) if request_id is None else request_id, box, whole, durability, bounds
+    )
+    with await storage.budget.lease(cost) as lease:
+        return await storage.write(mag, command, lease)
+
+
+async def read_result(storage: Storage, mag: MagName, box: Box | None = None) -> ReadResult:
+    """Read a box, or the bounding box."""
+    box, _, cost = await storage.check_read(mag, box)
+    with await storage.budget.lease(cost) as lease:
+        return await storage.read(mag, box, lease)
+
+
+async def read(
+    storage: Storage, mag: MagName, offset: tuple[int, int, int], size: tuple[int, int, int]
+) -> VoxelArray:
+    """Read (c, x, y, z) voxels."""
+    return (await read_result(storage, mag, Box.of(offset, size))).data
+
+
+async def finished(storage: Storage, operation: OperationInfo) -> OperationInfo:
+    """The operation when it has ended."""
+    last = operation
+    async for info in storage.watch_operation(operation.name):
+        last = info
+    return last
