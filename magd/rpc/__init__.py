@@ -1,0 +1,1 @@
+"""The gRPC edge: translates calls to the storage and back. Nothing here decides what happens to data."""

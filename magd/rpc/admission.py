@@ -1,0 +1,106 @@
+"""What the gRPC edge lets in: sizes of messages, streams of one connection, and how slow a client may be.
+
+Memory for boxes is leased from the budget of the storage before any data is read; what is here bounds the
+rest. gRPC itself keeps messages that nobody has read yet: their size and the flow-control window of a stream
+bound it. A client that neither sends nor takes a part for a while, or does so slower than the minimum rate,
+loses its call, and the memory leased for it becomes free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+from magd.errors import InvalidRequest, TooSlow
+
+MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+"""Of one message to the daemon."""
+PART_BYTES: Final = 1024 * 1024
+"""Of the parts the daemon sends. Smaller ones cost more time per byte, larger ones hold more memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeConfig:
+    """The settings of the gRPC edge."""
+
+    stall_seconds: float = 30.0
+    """How long a client may neither send nor take a message of a stream."""
+    min_rate_bytes_per_second: int = 64 * 1024
+    """The slowest a client may send or take a box."""
+
+    def __post_init__(self) -> None:
+        for name in ("stall_seconds", "min_rate_bytes_per_second"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise InvalidRequest(
+                    f"{name} {value} is not above 0", metadata={"field": name, "value": value}
+                )
+
+
+def server_options() -> list[tuple[str, int]]:
+    """The options of the gRPC server, each with its reason."""
+    return [
+        # Without this two daemons share one port, and each gets half of the calls.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        # Bit 0 is "identity": a compressed message could unpack to any size, and voxels gain nothing.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
+        # Per connection.
+        ("grpc.max_concurrent_streams", 256),
+        # What gRPC reads ahead of us on each stream. With its own estimate of the network a parked upload
+        # costs some ten times as much.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", 1024 * 1024),
+        ("grpc.max_metadata_size", 16 * 1024),
+        # A connection whose other end vanished is noticed within 40 seconds.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Clients that ping every 20 seconds are welcome; gRPC's default closes their connection.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ]
+
+
+class Pace:
+    """How slow one box may travel.
+
+    At each time t after the start at least (t - stall_seconds) * rate bytes must have moved, and no part may
+    take longer than stall_seconds.
+    """
+
+    def __init__(self, config: EdgeConfig) -> None:
+        self._config = config
+        self._clock = asyncio.get_running_loop().time
+        self._started = self._clock()
+        self._moved = 0
+
+    def moved(self, size_bytes: int) -> None:
+        """Count a part that has moved."""
+        self._moved += size_bytes
+
+    def deadline(self) -> float:
+        """When the next part must have moved at the latest, by the clock of the event loop."""
+        return min(self._clock() + self._config.stall_seconds, self._rate_deadline())
+
+    def check(self) -> None:
+        """Look whether it has been fast enough so far.
+
+        :raises TooSlow: it has not
+        """
+        if self._clock() > self._rate_deadline():
+            raise self.too_slow()
+
+    def too_slow(self) -> TooSlow:
+        """The error for a client that missed the deadline."""
+        seconds = self._clock() - self._started
+        rate, pause = self._config.min_rate_bytes_per_second, self._config.stall_seconds
+        return TooSlow(
+            f"the client moved {self._moved} bytes of the box in {seconds:.1f} s; at least {rate} bytes per "
+            f"second are expected, and no pause of {pause:g} s",
+            metadata={"limit": self._config.min_rate_bytes_per_second},
+        )
+
+    def _rate_deadline(self) -> float:
+        allowed = self._config.stall_seconds + self._moved / self._config.min_rate_bytes_per_second
+        return self._started + allowed

@@ -1,0 +1,54 @@
+"""Which value of the domain each number of the protos' enums stands for.
+
+The names agree, so that the tables make themselves; a value that the protos lack fails at import.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from magd.acknowledgement import Durability
+from magd.actors.types import Bounds, MagState, OperationState
+from magd.cubes.header import BlockType
+from magd.properties.model import LayerCategory
+from magd.v1 import dataset_pb2, maintenance_pb2, operation_pb2, types_pb2, volume_pb2
+from magd.voxels import VOXEL_DTYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ValueT = TypeVar("ValueT")
+
+
+def _numbers(enum: Any, prefix: str, names: Mapping[ValueT, str]) -> dict[ValueT, Any]:
+    return {value: enum.Value(f"{prefix}_{name.upper()}") for value, name in names.items()}
+
+
+DATA_TYPES: Final[Mapping[str, types_pb2.DataType]] = _numbers(
+    types_pb2.DataType, "DATA_TYPE", {name: name for name in VOXEL_DTYPES}
+)
+"""By the name of the dtype."""
+
+BLOCK_TYPES: Final[Mapping[BlockType, types_pb2.BlockType]] = _numbers(
+    types_pb2.BlockType, "BLOCK_TYPE", {value: value.name for value in BlockType}
+)
+DURABILITIES: Final[Mapping[Durability, types_pb2.Durability]] = _numbers(
+    types_pb2.Durability, "DURABILITY", {value: value.name for value in Durability}
+)
+CATEGORIES: Final[Mapping[LayerCategory, dataset_pb2.LayerCategory]] = _numbers(
+    dataset_pb2.LayerCategory, "LAYER_CATEGORY", {value: value.name for value in LayerCategory}
+)
+BOUNDS: Final[Mapping[Bounds, volume_pb2.Bounds]] = _numbers(
+    volume_pb2.Bounds, "BOUNDS", {value: value.name for value in Bounds}
+)
+OPERATION_STATES: Final[Mapping[OperationState, operation_pb2.OperationState]] = _numbers(
+    operation_pb2.OperationState, "OPERATION_STATE", {value: value.name for value in OperationState}
+)
+OPERATION_KINDS: Final[Mapping[str, operation_pb2.OperationKind]] = _numbers(
+    operation_pb2.OperationKind, "OPERATION_KIND", {"compress": "compress"}
+)
+"""By the kind of an operation."""
+
+MAG_STATES: Final[Mapping[MagState, maintenance_pb2.MagState]] = _numbers(
+    maintenance_pb2.MagState, "MAG_STATE", {value: value.name for value in MagState}
+)

@@ -1,0 +1,82 @@
+"""The daemon itself: magd.v1.MaintenanceService."""
+
+# ruff: noqa: ARG002, N802  # names and arguments of the methods are those of the protos
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final
+
+from magd.rpc import from_proto, to_proto
+from magd.rpc.admission import MAX_MESSAGE_BYTES, PART_BYTES
+from magd.rpc.enums import DURABILITIES
+from magd.rpc.from_proto import invalid
+from magd.v1 import maintenance_pb2
+from magd.v1.maintenance_pb2_grpc import MaintenanceServiceServicer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from magd.actors.storage import Storage
+    from magd.rpc.admission import EdgeConfig
+    from magd.rpc.interceptors import Context
+
+_FLUSH_LEVELS: Final = frozenset(maintenance_pb2.FlushLevel.values())
+
+
+class MaintenanceService(MaintenanceServiceServicer):
+    """magd.v1.MaintenanceService."""
+
+    def __init__(self, storage: Storage, config: EdgeConfig) -> None:
+        self._storage = storage
+        self._config = config
+
+    async def GetServerInfo(
+        self, request: maintenance_pb2.GetServerInfoRequest, context: Context
+    ) -> maintenance_pb2.GetServerInfoResponse:
+        """What the daemon is."""
+        config = self._storage.config
+        return maintenance_pb2.GetServerInfoResponse(
+            version=version("magd"),
+            limits=maintenance_pb2.Limits(
+                max_box_bytes=config.box_limit_bytes,
+                max_message_bytes=MAX_MESSAGE_BYTES,
+                part_bytes=PART_BYTES,
+                budget_bytes=config.budget_bytes,
+                min_durability=DURABILITIES[config.min_durability],
+                request_id_window_seconds=int(config.request_id_window_seconds),
+                min_rate_bytes_per_second=self._config.min_rate_bytes_per_second,
+            ),
+            read_only=config.read_only,
+            boot_id=self._storage.boot_id,
+        )
+
+    async def GetStatus(
+        self, request: maintenance_pb2.GetStatusRequest, context: Context
+    ) -> maintenance_pb2.GetStatusResponse:
+        """What the daemon is doing."""
+        return to_proto.status(self._storage.status())
+
+    async def Flush(
+        self, request: maintenance_pb2.FlushRequest, context: Context
+    ) -> maintenance_pb2.FlushResponse:
+        """Raise what was acknowledged before to DISK, in the cube files and the properties.
+
+        A write is in the cube files before it is acknowledged, so the two levels are one.
+        """
+        if request.level not in _FLUSH_LEVELS:
+            raise invalid("level", request.level, f"{request.level} is not a value of it")
+        mags = await self._storage.flush(from_proto.resource_name(request.name))
+        return maintenance_pb2.FlushResponse(mags=mags)
+
+    async def Check(
+        self, request: maintenance_pb2.CheckRequest, context: Context
+    ) -> AsyncIterator[maintenance_pb2.CheckResponse]:
+        """Look for structural damage."""
+        checks = self._storage.check(from_proto.resource_name(request.name), deep=request.deep)
+        async for findings, files_checked, files_damaged in checks:
+            yield maintenance_pb2.CheckResponse(
+                findings=[to_proto.finding(finding) for finding in findings],
+                files_checked=files_checked,
+                files_damaged=files_damaged,
+            )

@@ -1,0 +1,184 @@
+"""Reading and writing boxes.
+
+A write:
+
+1. The first message says what is to be written. It is checked, by itself and against the mag, before more is
+   read.
+2. Memory for all that the write will need is leased from the budget. This may wait; nothing is held
+   meanwhile.
+3. The grant: initial metadata tells the client that its data is welcome. If the first message has all of the
+   data, there is nothing to grant.
+4. The parts go into one array.
+5. When the stream has ended with exactly the bytes of the box, the storage gets the array, and the lease with
+   it.
+
+Who leaves before step 5 has written nothing, and the lease is given back. From then on the write belongs to
+the storage, and goes on without the client.
+"""
+
+# ruff: noqa: ARG002, N802  # names and arguments of the methods are those of the protos
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from magd.actors.types import Bounds, WriteCommand
+from magd.catalog.names import MagName
+from magd.errors import InvalidRequest, Reason, TooSlow, Unimplemented
+from magd.rpc import from_proto, to_proto
+from magd.rpc.admission import EdgeConfig, Pace
+from magd.rpc.enums import DATA_TYPES
+from magd.rpc.from_proto import refuse
+from magd.rpc.parts import cut, receive
+from magd.v1 import types_pb2, volume_pb2
+from magd.v1.volume_pb2_grpc import VolumeServiceServicer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from magd.acknowledgement import Durability
+    from magd.actors.storage import Storage
+    from magd.geometry import Box
+    from magd.rpc.interceptors import Context
+    from magd.voxels import VoxelFormat
+
+
+@dataclass(frozen=True, slots=True)
+class _WriteHeader:
+    """What the first message of a write says."""
+
+    name: MagName
+    box: Box
+    voxels: VoxelFormat
+    durability: Durability
+    bounds: Bounds
+    request_id: str
+
+    @classmethod
+    def of(cls, request: volume_pb2.WriteBoxRequest) -> _WriteHeader:
+        _refuse_order_and_encoding(request)
+        for field in ("crc32c", "if_revision", "shared_memory"):
+            if request.HasField(field):
+                raise refuse(field)
+        if request.mask not in (volume_pb2.MASK_UNSPECIFIED, volume_pb2.MASK_ALL):
+            raise refuse("mask")
+        return cls(
+            name=MagName.parse(request.name),
+            box=from_proto.box(request),
+            voxels=from_proto.voxel_format(request.data_type, request.num_channels),
+            durability=from_proto.durability(request.durability),
+            bounds=from_proto.bounds(request.bounds),
+            request_id=from_proto.request_id(request.request_id),
+        )
+
+
+class VolumeService(VolumeServiceServicer):
+    """magd.v1.VolumeService."""
+
+    def __init__(self, storage: Storage, config: EdgeConfig) -> None:
+        self._storage = storage
+        self._config = config
+
+    async def WriteBox(
+        self, request_iterator: AsyncIterator[volume_pb2.WriteBoxRequest], context: Context
+    ) -> volume_pb2.WriteBoxResponse:
+        """Write one box."""
+        storage = self._storage
+        first = await self._first(request_iterator)
+        header = _WriteHeader.of(first)
+        cost = await storage.check_write(header.name, header.box, header.voxels, header.bounds)
+        data = first.data
+        with await storage.budget.lease(cost) as lease:
+            if len(data) < header.voxels.nbytes(header.box):
+                await context.send_initial_metadata(())
+            pace = Pace(self._config)
+            array = await receive(data, request_iterator, header.voxels, header.box.size, pace)
+            command = WriteCommand(header.request_id, header.box, array, header.durability, header.bounds)
+            return to_proto.acknowledgement(await storage.write(header.name, command, lease))
+
+    async def ReadBox(
+        self, request: volume_pb2.ReadBoxRequest, context: Context
+    ) -> AsyncIterator[volume_pb2.ReadBoxResponse]:
+        """Read one box."""
+        _refuse_order_and_encoding(request)
+        if request.HasField("shared_memory"):
+            raise refuse("shared_memory")
+        storage = self._storage
+        name = MagName.parse(request.name)
+        box, facts, cost = await storage.check_read(name, from_proto.optional_box(request))
+        response = volume_pb2.ReadBoxResponse(
+            box=to_proto.box(box),
+            data_type=DATA_TYPES[facts.header.voxels.dtype.name],
+            num_channels=facts.header.voxels.num_channels,
+            revision=to_proto.revision(facts.revision),
+            order=types_pb2.ORDER_FORTRAN,
+            encoding=types_pb2.ENCODING_RAW,
+        )
+        if box.is_empty:
+            yield response
+            return
+        with await storage.budget.lease(cost) as lease:
+            result = await storage.read(name, box, lease)
+            response.revision.CopyFrom(to_proto.revision(result.revision))
+            pace = Pace(self._config)
+            for part in cut(result.data):
+                response.data = part
+                yield response
+                pace.moved(len(part))
+                pace.check()
+                response = volume_pb2.ReadBoxResponse()
+
+    async def WriteBoxBatch(
+        self, request: volume_pb2.WriteBoxBatchRequest, context: Context
+    ) -> volume_pb2.WriteBoxBatchResponse:
+        """Refused."""
+        raise _use_instead("WriteBoxBatch", "WriteBox")
+
+    async def ReadBoxBatch(
+        self, request: volume_pb2.ReadBoxBatchRequest, context: Context
+    ) -> volume_pb2.ReadBoxBatchResponse:
+        """Refused."""
+        raise _use_instead("ReadBoxBatch", "ReadBox")
+
+    def WriteBoxes(
+        self, request_iterator: AsyncIterator[volume_pb2.WriteBoxesRequest], context: Context
+    ) -> AsyncIterator[volume_pb2.WriteBoxesResponse]:
+        """Refused."""
+        raise _use_instead("WriteBoxes", "WriteBox")
+
+    def ReadBoxes(
+        self, request_iterator: AsyncIterator[volume_pb2.ReadBoxesRequest], context: Context
+    ) -> AsyncIterator[volume_pb2.ReadBoxesResponse]:
+        """Refused."""
+        raise _use_instead("ReadBoxes", "ReadBox")
+
+    async def _first(self, requests: AsyncIterator[volume_pb2.WriteBoxRequest]) -> volume_pb2.WriteBoxRequest:
+        try:
+            async with asyncio.timeout(self._config.stall_seconds):
+                return await anext(requests)
+        except StopAsyncIteration:
+            raise InvalidRequest(
+                "the stream ended before its first message", metadata={"field": "message", "value": ""}
+            ) from None
+        except TimeoutError:
+            raise TooSlow(
+                f"no first message came in {self._config.stall_seconds:g} s",
+                metadata={"limit": f"{self._config.stall_seconds:g} s"},
+            ) from None
+
+
+def _refuse_order_and_encoding(request: volume_pb2.WriteBoxRequest | volume_pb2.ReadBoxRequest) -> None:
+    if request.order not in (types_pb2.ORDER_UNSPECIFIED, types_pb2.ORDER_FORTRAN):
+        raise refuse("order")
+    if request.encoding not in (types_pb2.ENCODING_UNSPECIFIED, types_pb2.ENCODING_RAW):
+        raise refuse("encoding")
+
+
+def _use_instead(method: str, other: str) -> Unimplemented:
+    return Unimplemented(
+        f"this version of magd does not do {method} yet; call {other} for each box",
+        reason=Reason.NOT_IMPLEMENTED,
+        metadata={"field": "method", "value": method, "instead": other},
+    )

@@ -1,0 +1,1 @@
+"""The HTTP edge: health, readiness, metrics and a page that shows what the daemon does."""
