@@ -93,29 +93,44 @@ def create_layer_folder(dataset_folder: str, layer: str) -> str:
 def create_mag_folder(layer_folder: str, mag: Mag, header: Header) -> str:
     """Make the folder of a mag with its header.wkw, durably, under its short name.
 
-    1. Make a folder under a hidden name, write header.wkw into it and sync both.
-    2. If there is a folder of the mag's name that holds nothing but a header.wkw, remove it: a creation
-       before was cut short when only the entry in the properties was missing.
-    3. Rename the new folder to its name and sync the layer's.
-
-    A crash before step 3 leaves the hidden folder, which `sweep` removes.
+    A folder under a hidden name gets the header; once both are on the disk, `adopt_mag_folder` does the rest.
+    For crashes and errors see there.
 
     :return: the folder
-    :raises AlreadyExists: MAG_EXISTS: there is a folder of this mag, short or long name, with more in it
     """
-    folder = os.path.join(layer_folder, mag.name)
     temporary = os.path.join(layer_folder, f".{mag.name}.magd-new-{secrets.token_hex(8)}")
-    with os_errors_of(folder):
+    with os_errors_of(temporary):
         os.mkdir(temporary)
         try:
             atomic.write_new_file(os.path.join(temporary, HEADER_NAME), header.to_bytes())
             atomic.fsync_folder(temporary)
-            for name in dict.fromkeys((mag.name, mag.long_name)):
-                _remove_unfinished_mag(os.path.join(layer_folder, name))
-            _rename(temporary, folder, Reason.MAG_EXISTS)
+            return adopt_mag_folder(temporary, mag)
         except BaseException:
             remove_tree(temporary)
             raise
+
+
+def adopt_mag_folder(made: str, mag: Mag) -> str:
+    """Give a finished folder of a mag, made under a hidden name in the layer's folder, its short name,
+    durably.
+
+    1. If there is a folder of the mag's short or long name that holds nothing but a header.wkw, remove it:
+       its creation was cut short when only the entry in the properties was missing.
+    2. Rename the finished folder to its name, which nothing may have, and sync the layer's.
+
+    A crash leaves it under one of the two names: the hidden one is removed by `sweep`, the other is a mag
+    that no properties name yet.
+
+    :param made: complete, and on the disk
+    :return: the folder
+    :raises AlreadyExists: MAG_EXISTS: there is a folder of this mag that holds more than a header.wkw
+    """
+    layer_folder = os.path.dirname(made)
+    folder = os.path.join(layer_folder, mag.name)
+    with os_errors_of(folder):
+        for name in dict.fromkeys((mag.name, mag.long_name)):
+            _remove_unfinished_mag(os.path.join(layer_folder, name))
+        _rename(made, folder, Reason.MAG_EXISTS)
         atomic.fsync_folder(layer_folder)
     return folder
 
@@ -223,14 +238,15 @@ def sweep(folder: str) -> None:
     """
     if os.path.islink(folder):
         return
-    with os_errors_of(folder):
-        for name in os.listdir(folder):
-            if _TEMPORARY.fullmatch(name) and "magd-new-" in name:
-                remove_tree(os.path.join(folder, name))
+    with os_errors_of(folder), os.scandir(folder) as entries:
+        for entry in entries:
+            is_ours = _TEMPORARY.fullmatch(entry.name) and "magd-new-" in entry.name
+            if is_ours and not entry.is_file(follow_symlinks=False):
+                remove_tree(entry.path)
 
 
 def remove_tree(folder: str) -> None:
-    """Remove a temporary folder of magd with all that is in it; that it is gone already is fine.
+    """Remove a temporary folder of magd with all in it, or a link in its place; that there is none is fine.
 
     :raises InternalError: the name is none that magd gives to temporaries; nothing is touched
     """

@@ -204,7 +204,7 @@ def test_edits_of_others_before_several_exchanges_are_all_kept(
     def other(key: str) -> Callable[[], None]:
         return lambda: edit_as_others_do(path, lambda tree: tree.update({key: 1}))
 
-    # The second acts before the exchange that puts the first one's file back, and has seen ours, not the first's.
+    # The second acts before the exchange that puts the first one's file back: it has seen ours only.
     acted = between_read_and_exchange(monkeypatch, other("first"), other("second"), other("third"))
     PropertiesFile(str(path)).save([EXTEND])
     assert acted == [0, 1, 2]
