@@ -90,7 +90,7 @@ def test_a_text_that_is_no_name_is_refused_with_field_and_shortened_value(text: 
 
 @pytest.mark.parametrize("kind", [DatasetName, LayerName, MagName])
 def test_each_kind_reads_only_its_own(kind: Any) -> None:
-    texts = {
+    texts: dict[Any, str] = {
         DatasetName: "datasets/a",
         LayerName: "datasets/a/layers/b",
         MagName: "datasets/a/layers/b/mags/1",

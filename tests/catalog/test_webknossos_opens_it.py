@@ -19,6 +19,7 @@ from magd.geometry import BoundingBox, Mag, Vec3
 from magd.properties.edits import (
     AddLayer,
     AddMag,
+    Edit,
     ExtendBoundingBox,
     RemoveMag,
     RenameLayer,
@@ -168,11 +169,10 @@ def test_the_package_opens_a_dataset_of_the_historic_form_after_an_edit(root: Ro
         ],
     }
     Path(root.properties_path(NAME)).write_text(json.dumps(tree))
-    bounding_box = ExtendBoundingBox("color", BOX)
-    edits = [
+    edits: list[Edit] = [
         AddMag("color", Mag.of("2-2-1"), "./color/2-2-1", 128),
         RemoveMag("color", Mag.of(4)),
-        bounding_box,
+        ExtendBoundingBox("color", BOX),
     ]
     PropertiesFile(root.properties_path(NAME)).save(edits)
     layer = webknossos.Dataset.open(root.dataset_folder(NAME)).get_layer("color")
