@@ -1,0 +1,234 @@
+"""Reading parts of one compressed cube file, and writing compressed cube files.
+
+After the header lies the jump table: for each block in Morton order the absolute position at which it ends
+(u64). The first block starts at data_offset, each other one where the one before ends. Each is an LZ4 block
+without a frame.
+
+A compressed cube file cannot be patched in place: blocks have no room to grow. To change some of its blocks,
+a new one is written, in which only these are compressed again; the bytes of all others are copied as they
+are. `rewrite`:
+
+1. Read the jump table of the old file, and refuse it if it is not sound. Where there is no old file, the
+   other blocks are zero.
+2. Go through the blocks in Morton order. Runs of unchanged ones are copied inside the kernel, so that their
+   bytes never enter this process. Each changed one is decoded first if the box covers only a part of it,
+   takes the voxels of the box, and is encoded and appended.
+3. Now the lengths are known: write the jump table, and the header last. A file that was not finished has
+   none.
+
+What is written has a temporary name; to sync it and to rename it over the old one is the caller's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from magd.cubes.block_copy import BlockCopy, runs
+from magd.cubes.encode import BlockEncoder, decode, largest_encoded
+from magd.cubes.exact_io import copy_range, read_exactly, write_all
+from magd.cubes.header import HEADER_BYTES, Header, damaged
+
+if TYPE_CHECKING:
+    from magd.cubes.cube_file import OpenCubeFile
+    from magd.cubes.layout import IntArray
+
+RUN_BYTES: Final = 1 << 20
+"""What is collected before it is written, and about what one system call reads."""
+
+
+class JumpTable:
+    """Where a stretch of blocks of a compressed cube file lies.
+
+    :raises DataLoss: the table cannot be right: not ascending, beyond the end of the file, a block too long
+        or empty
+    """
+
+    def __init__(self, file: OpenCubeFile, first: int = 0, last: int | None = None) -> None:
+        """Read the entries of the blocks from `first` up to, without, `last`; default: all."""
+        header = file.header
+        if last is None:
+            last = header.blocks_per_file
+        # The start of the first block is the end of the one before.
+        skipped = max(first - 1, 0)
+        data = read_exactly(file.fd, 8 * (last - skipped), HEADER_BYTES + 8 * skipped, file.path)
+        ends = np.frombuffer(data, dtype="<u8")
+        # A position beyond int64 becomes negative, and so is not ascending.
+        self._first: Final = first
+        self._borders: Final[IntArray] = np.empty(last - first + 1, dtype=np.int64)
+        self._borders[0] = header.data_offset if first == 0 else ends[0].astype(np.int64)
+        self._borders[1:] = ends[first - skipped :].astype(np.int64)
+
+        lengths = np.diff(self._borders)
+        bad = np.flatnonzero((lengths <= 0) | (lengths > largest_encoded(header.block_bytes)))
+        if len(bad):
+            at = int(bad[0])
+            raise damaged(
+                file.path,
+                f"its jump table says that block {first + at} lies from byte {self._borders[at]} to "
+                f"byte {self._borders[at + 1]}",
+            )
+        if self._borders[0] < header.data_offset or self._borders[-1] > file.size_bytes:
+            raise damaged(
+                file.path,
+                f"its jump table puts blocks {first} to {last - 1} at bytes "
+                f"{self._borders[0]} to {self._borders[-1]}; "
+                f"the first starts at {header.data_offset}, the file ends at {file.size_bytes}",
+            )
+
+    def start(self, index: int) -> int:
+        """Where a block starts."""
+        return int(self._borders[index - self._first])
+
+    def end(self, index: int) -> int:
+        """Where a block ends."""
+        return int(self._borders[index - self._first + 1])
+
+    def lengths(self, first: int, last: int) -> IntArray:
+        """The bytes of the blocks from `first` up to, without, `last`."""
+        lengths: IntArray = np.diff(self._borders[first - self._first : last - self._first + 1])
+        return lengths
+
+
+def read_blocks(file: OpenCubeFile, copy: BlockCopy) -> None:
+    """Fill the box of `copy` from a compressed cube file. Only blocks that the box touches are read and
+    decoded.
+
+    :raises DataLoss: the file cannot be read, or its jump table or one of these blocks is damaged
+    """
+    table = JumpTable(file, int(copy.index[0]), int(copy.index[-1]) + 1)
+    most = max(1, RUN_BYTES // file.header.block_bytes)
+    for first, last in runs(copy.index, most):
+        index = int(copy.index[first])
+        for position, block in enumerate(read_run(file, table, index, index + last - first), start=first):
+            copy.to_box(position, copy.as_blocks(block))
+
+
+def read_run(file: OpenCubeFile, table: JumpTable, first: int, last: int) -> list[bytes]:
+    """Read and decode blocks that follow each other, in one system call.
+
+    :param first, last: the blocks from `first` up to, without, `last`
+    :raises DataLoss: they cannot be read, or one is damaged
+    """
+    start = table.start(first)
+    encoded = memoryview(read_exactly(file.fd, table.end(last - 1) - start, start, file.path))
+    return [
+        decode(
+            encoded[table.start(index) - start : table.end(index) - start],
+            file.header.block_bytes,
+            index,
+            file.path,
+        )
+        for index in range(first, last)
+    ]
+
+
+class CompressedFileWriter:
+    """Writes a new compressed cube file, block after block in Morton order.
+
+    :param fd: an empty file, open for writing
+    :param header: with the layout and the (compressed) block type
+    :param path: for errors
+    """
+
+    def __init__(self, fd: int, header: Header, path: str) -> None:
+        self._fd: Final = fd
+        self._header: Final = header.of_cube_file()
+        self._path: Final = path
+        self._ends: Final[IntArray] = np.zeros(header.blocks_per_file, dtype=np.int64)
+        self._count = 0
+        self._written = self._end = self._header.data_offset
+        self._waiting = bytearray()
+
+    def append(self, encoded: bytes, times: int = 1) -> None:
+        """Append a block, or the same block several times.
+
+        :raises DiskFull, DataLoss: it cannot be written
+        """
+        self._note(np.full(times, len(encoded), dtype=np.int64))
+        at_once = max(1, RUN_BYTES // len(encoded))
+        for done in range(0, times, at_once):
+            self._waiting += encoded * min(times - done, at_once)
+            if len(self._waiting) >= RUN_BYTES:
+                self._write_waiting()
+
+    def copy(self, source: OpenCubeFile, table: JumpTable, first: int, last: int) -> None:
+        """Append the blocks of another cube file from `first` up to, without, `last`, as they are.
+
+        :raises DiskFull, DataLoss: they cannot be read or written
+        """
+        self._write_waiting()
+        start, size = table.start(first), table.end(last - 1) - table.start(first)
+        copy_range(
+            source.fd, start, self._fd, self._written, size, source_file=source.path, target_file=self._path
+        )
+        self._note(table.lengths(first, last))
+        self._written += size
+
+    def finish(self) -> int:
+        """Write the jump table and the header, after all blocks.
+
+        :return: the length of the file in bytes
+        :raises DiskFull, DataLoss: it cannot be written
+        """
+        self._write_waiting()
+        write_all(self._fd, self._ends.astype("<u8").data, HEADER_BYTES, self._path)
+        write_all(self._fd, self._header.to_bytes(), 0, self._path)
+        return self._written
+
+    def _note(self, lengths: IntArray) -> None:
+        """Note the lengths of the next blocks."""
+        self._ends[self._count : self._count + len(lengths)] = self._end + np.cumsum(lengths)
+        self._count += len(lengths)
+        self._end += int(lengths.sum())
+
+    def _write_waiting(self) -> None:
+        write_all(self._fd, self._waiting, self._written, self._path)
+        self._written += len(self._waiting)
+        self._waiting = bytearray()
+
+
+def rewrite(
+    old: OpenCubeFile | None,
+    target: int,
+    header: Header,
+    copy: BlockCopy,
+    encoder: BlockEncoder,
+    *,
+    target_file: str,
+) -> int:
+    """Write a compressed cube file that has the voxels of a box, and else those of an old one.
+
+    :param old: a compressed cube file; None: all other voxels are zero
+    :param target: an empty file, open for writing
+    :param header: of the mag
+    :return: the length of the new file in bytes
+    :raises DataLoss: the old file is damaged, or one of the files cannot be read or written
+    :raises DiskFull: there is no space for the new one
+    """
+    table = JumpTable(old) if old is not None else None
+    writer = CompressedFileWriter(target, header, target_file)
+
+    def keep(first: int, last: int) -> None:
+        if first == last:
+            return
+        if old is not None and table is not None:
+            writer.copy(old, table, first, last)
+        else:
+            writer.append(encoder.encode_zeros(last - first), last - first)
+
+    block = copy.buffer(1)
+    done = 0
+    for position, index in enumerate(copy.index.tolist()):
+        keep(done, index)
+        if not copy.is_whole[position]:
+            if old is not None and table is not None:
+                block[...] = copy.as_blocks(read_run(old, table, index, index + 1)[0])
+            else:
+                block[...] = 0
+        copy.from_box(position, block)
+        writer.append(encoder.encode(block.reshape(-1)))
+        done = index + 1
+    keep(done, header.blocks_per_file)
+    return writer.finish()
