@@ -175,7 +175,10 @@ class Actor(ABC, Generic[MessageT]):
         if isinstance(failure, MagdError):
             # A fresh one for each caller: a raised error collects a traceback.
             return type(failure)(
-                failure.message, reason=failure.reason, metadata=failure.metadata, retry_after=failure.retry_after
+                failure.message,
+                reason=failure.reason,
+                metadata=failure.metadata,
+                retry_after=failure.retry_after,
             )
         if failure is not None:
             return InternalError(f"{self.name} failed: {failure!r}", metadata={"actor": self.name})

@@ -1,25 +1,46 @@
-"""Looking for damage in mags while the daemon works on them.
-
-The check opens files by itself and takes no turn in the schedule, so it holds up nobody. Files are replaced as a whole,
-never half visible; only where a mag's files are exchanged during its check would old and new be compared with each
-other, and then the findings about that mag are dropped and it is checked again.
-"""
+"""Looking for damage while the daemon works. The check takes no turn in any schedule, so it holds up nobody."""
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Final
 
-from magd.actors.events import is_within
 from magd.actors.threads import Threads
-from magd.catalog.names import DatasetName, MagName
+from magd.catalog.checking import check_root
+from magd.catalog.names import ResourceName
 from magd.catalog.root import Root
-from magd.cubes.check import Finding, check_mag
-from magd.errors import MagdError
-from magd.journal import head as heads
-from magd.properties.file import PropertiesFile
+from magd.cubes.check import CheckedFile, Finding
 
-FILES_AT_ONCE: Final = 64
-"""Files between two reports."""
+FILES_AT_ONCE: Final = 256
+REPORT_SECONDS: Final = 0.5
+
+
+async def check(
+    root: Root, threads: Threads, resource: ResourceName | None, *, deep: bool
+) -> AsyncIterator[tuple[list[Finding], int, int]]:
+    """Check a resource and all below it.
+
+    :return: findings since the last item, files checked so far, files damaged so far; the last item has the totals
+    :raises NotFound: there is no such dataset, layer or mag
+    """
+    files = check_root(root, resource, deep=deep)
+    checked = damaged = 0
+    while some := await threads.run(_take, files):
+        checked += sum(file.is_cube_file for file in some)
+        damaged += sum(file.is_damaged for file in some)
+        yield [finding for file in some for finding in file.findings], checked, damaged
+    yield [], checked, damaged
+
+
+def _take(files: Iterator[CheckedFile]) -> list[CheckedFile]:
+    """As many files as are checked in a moment; none at the end."""
+    until = time.monotonic() + REPORT_SECONDS
+    taken = list(islice(files, 1))
+    while taken and len(taken) < FILES_AT_ONCE and time.monotonic() < until:
+        more = list(islice(files, 1))
+        if not more:
+            break
+        taken += more
+    return taken

@@ -18,7 +18,7 @@ from typing import Final, TypeVar, cast
 import structlog
 
 from magd.actors.dataset import DatasetActor
-from magd.actors.opening import unserved
+from magd.actors.opening import header_of, unserved
 from magd.actors.operations import Operations
 from magd.actors.outcomes import Outcomes
 from magd.actors.registry import Registry
@@ -26,10 +26,19 @@ from magd.actors.threads import Threads
 from magd.catalog import folders
 from magd.catalog.names import DatasetName, LayerName, MagName, check_new_name
 from magd.catalog.root import Root
-from magd.cubes.header import BlockType, Header, read_header
+from magd.cubes.header import BlockType, Header
 from magd.errors import AlreadyExists, Conflict, InternalError, InvalidRequest, MagdError, NotFound, Reason
 from magd.geometry import BoundingBox, Mag
-from magd.properties.edits import AddLayer, AddMag, ExtendBoundingBox, RemoveLayer, RemoveMag, RenameLayer, etag_mismatch, layer_etag
+from magd.properties.edits import (
+    AddLayer,
+    AddMag,
+    ExtendBoundingBox,
+    RemoveLayer,
+    RemoveMag,
+    RenameLayer,
+    etag_mismatch,
+    layer_etag,
+)
 from magd.properties.file import Snapshot
 from magd.properties.model import LayerCategory, LayerProperties, MagProperties, VoxelSize
 from magd.voxels import VoxelFormat
@@ -80,7 +89,9 @@ class Coordinator:
             self._group.create_task(self._in_turn(dataset, work, outcome))
         return cast(T, await asyncio.shield(outcome))
 
-    async def _in_turn(self, dataset: str, work: Callable[[], Awaitable[T]], outcome: asyncio.Future[T]) -> None:
+    async def _in_turn(
+        self, dataset: str, work: Callable[[], Awaitable[T]], outcome: asyncio.Future[T]
+    ) -> None:
         try:
             async with self._locks[dataset]:
                 outcome.set_result(await work())
@@ -126,7 +137,13 @@ class Coordinator:
     # -- layers --------------------------------------------------------------------------------------------------
 
     async def create_layer(
-        self, dataset: DatasetName, layer: str, category: LayerCategory, voxels: VoxelFormat, *, exist_ok: bool
+        self,
+        dataset: DatasetName,
+        layer: str,
+        category: LayerCategory,
+        voxels: VoxelFormat,
+        *,
+        exist_ok: bool,
     ) -> None:
         """Add a layer without mags, or accept one that is there with the same parameters.
 
@@ -218,12 +235,16 @@ class Coordinator:
         await self._threads.run(self._make_mag_folder, layer_name, layer, mag, header)
         await self._add_mag(name, header)
 
-    def _make_mag_folder(self, layer_name: LayerName, layer: LayerProperties, mag: Mag, header: Header) -> None:
-        layer_folder = folders.create_layer_folder(self._root.dataset_folder(layer_name.dataset_name), layer.name)
+    def _make_mag_folder(
+        self, layer_name: LayerName, layer: LayerProperties, mag: Mag, header: Header
+    ) -> None:
+        layer_folder = folders.create_layer_folder(
+            self._root.dataset_folder(layer_name.dataset_name), layer.name
+        )
         folders.create_mag_folder(layer_folder, mag, header)
 
     def _read_header(self, layer_name: LayerName, layer: LayerProperties, mag: MagProperties) -> Header:
-        return read_header(f"{self._root.mag_folder(layer_name.dataset_name, layer, mag)}/header.wkw")
+        return header_of(self._root.mag_folder(layer_name.dataset_name, layer, mag))
 
     async def _add_mag(self, name: MagName, header: Header) -> None:
         edit = AddMag(name.layer, name.mag, f"./{name.layer}/{name.mag.name}", header.cube_len)
@@ -257,6 +278,7 @@ class Coordinator:
     async def prepare_target(self, source: MagName, target: str) -> MagName:
         """Make sure that another dataset has the layer of a mag, and not yet the mag.
 
+        :return: the name of the mag to be
         :raises AlreadyExists: the target has that mag, or a layer of that name with other voxels
         """
         snapshot = await self._registry.with_dataset(source.dataset_name, DatasetActor.current)

@@ -175,7 +175,9 @@ class DatasetActor(Actor[Message]):
                 boxes: dict[str, BoundingBox] = {}
                 for message in messages:
                     extend = cast(Extend, message)
-                    boxes[extend.layer] = boxes.get(extend.layer, BoundingBox.empty()).union(extend.bounding_box)
+                    boxes[extend.layer] = boxes.get(extend.layer, BoundingBox.empty()).union(
+                        extend.bounding_box
+                    )
                 snapshot = self._save([ExtendBoundingBox(layer, box) for layer, box in boxes.items()])
             case Refresh():
                 pass

@@ -29,7 +29,15 @@ from magd.actors.opening import OpenedMag, layer_box, open_mag
 from magd.actors.outcomes import Outcomes
 from magd.actors.schedule import Claim, Schedule, Turn
 from magd.actors.threads import Threads
-from magd.actors.types import Bounds, ExchangeEvent, MagState, MagStatus, ReadResult, StorageConfig, WriteCommand
+from magd.actors.types import (
+    Bounds,
+    ExchangeEvent,
+    MagState,
+    MagStatus,
+    ReadResult,
+    StorageConfig,
+    WriteCommand,
+)
 from magd.catalog.folders import exchange_mag_folders
 from magd.catalog.locks import lock_folder
 from magd.catalog.names import MagName

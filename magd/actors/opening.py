@@ -24,6 +24,7 @@ from magd.catalog.folders import HEADER_NAME, recover_exchange, sweep
 from magd.catalog.locks import FolderLock, lock_folder
 from magd.catalog.names import DatasetName, MagName
 from magd.catalog.root import Root
+from magd.cubes.header import Header
 from magd.cubes.mag_files import MagFiles
 from magd.errors import MagdError, NotAllowed, NotFound, Reason
 from magd.geometry import Box
@@ -73,6 +74,16 @@ def open_mag(root: Root, name: MagName, snapshot: Snapshot) -> OpenedMag:
     except BaseException:
         lock.close()
         raise
+
+
+def header_of(folder: str) -> Header:
+    """What the header.wkw in a mag's folder says.
+
+    :raises NotFound: MAG_NOT_FOUND: there is none
+    :raises DataLoss: it is damaged
+    """
+    with MagFiles.open(folder, read_only=True) as files:
+        return files.header
 
 
 def _check_voxels(name: MagName, files: MagFiles, layer: LayerProperties) -> None:
@@ -132,5 +143,7 @@ def layer_box(snapshot: Snapshot, name: MagName) -> Box:
 def unserved(resource: str, why: str, data_format: str) -> NotAllowed:
     """The error of a layer or mag that magd leaves alone."""
     return NotAllowed(
-        f"{resource} is not served: {why}", reason=Reason.UNSUPPORTED_DATA_FORMAT, metadata={"value": data_format}
+        f"{resource} is not served: {why}",
+        reason=Reason.UNSUPPORTED_DATA_FORMAT,
+        metadata={"value": data_format},
     )

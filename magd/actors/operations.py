@@ -19,7 +19,13 @@ from typing import Final
 import structlog
 
 from magd.actors.events import Events, is_within
-from magd.actors.types import OperationEvent, OperationFailure, OperationInfo, OperationProgress, OperationState
+from magd.actors.types import (
+    OperationEvent,
+    OperationFailure,
+    OperationInfo,
+    OperationProgress,
+    OperationState,
+)
 from magd.errors import Cancelled, InternalError, MagdError, NotFound, Reason
 
 MAX_ENDED: Final = 1000
@@ -41,6 +47,11 @@ class Operation:
     def name(self) -> str:
         """operations/{id}"""
         return self.info.name
+
+    @property
+    def number(self) -> str:
+        """Unlike that of any other operation of this run of the daemon."""
+        return self.name.rpartition("-")[2]
 
     def progress(self, progress: OperationProgress) -> None:
         """Say how far it is."""
@@ -199,7 +210,9 @@ class Operations:
             return operation
         earlier = "" if name.startswith(f"operations/{self._boot_id}-") else " in this run of the daemon"
         raise NotFound(
-            f"{name} does not exist{earlier}", reason=Reason.OPERATION_NOT_FOUND, metadata={"field": "name", "value": name}
+            f"{name} does not exist{earlier}",
+            reason=Reason.OPERATION_NOT_FOUND,
+            metadata={"field": "name", "value": name},
         )
 
     def _number(self, name: str) -> int:

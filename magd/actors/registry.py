@@ -68,7 +68,7 @@ class Registry:
 
     def open_mags(self, within: str = "") -> list[MagActor]:
         """The mags in use on a resource and below it."""
-        return [actor for name, actor in sorted(self._mags.items()) if is_within(str(name), within)]
+        return [self._mags[name] for name in sorted(self._mags, key=str) if is_within(str(name), within)]
 
     async def with_dataset(self, name: DatasetName, call: Callable[[DatasetActor], Awaitable[T]]) -> T:
         """Ask the properties actor of a dataset.
@@ -117,7 +117,11 @@ class Registry:
             try:
                 return await call(actor)
             except Unavailable as error:
-                if error.reason is not Reason.ACTOR_STOPPED or not actor.is_closed or attempt == _ATTEMPTS - 1:
+                if (
+                    error.reason is not Reason.ACTOR_STOPPED
+                    or not actor.is_closed
+                    or attempt == _ATTEMPTS - 1
+                ):
                     raise
                 await actor.ended()
         raise AssertionError("the last attempt returns or raises")

@@ -17,6 +17,7 @@ from magd.actors.types import WriteCommand
 from magd.cubes.header import Header
 from magd.errors import InvalidRequest, Reason
 from magd.geometry import Box
+from magd.voxels import VoxelFormat
 
 WORKING_BYTES: Final = 8 << 20
 """The storage works through a box in pieces: what it needs for them at once is bounded, however large the box."""
@@ -32,6 +33,40 @@ def check_box(box: Box) -> None:
         raise InvalidRequest(problem, reason=Reason.INVALID_BOX, metadata={"field": "box", "value": box})
 
 
+def check_voxels(there: VoxelFormat, given: VoxelFormat) -> None:
+    """Refuse data of another kind than the layer's: magd never casts.
+
+    :raises InvalidRequest: DATA_TYPE_MISMATCH, CHANNELS_MISMATCH
+    """
+    if given.dtype != there.dtype:
+        raise InvalidRequest(
+            f"data_type {given.dtype.name} is not the layer's {there.dtype.name}; "
+            f"convert the data, in Python with .astype({there.dtype.name!r})",
+            reason=Reason.DATA_TYPE_MISMATCH,
+            metadata={"field": "data_type", "value": given.dtype.name, "expected": there.dtype.name},
+        )
+    if given.num_channels != there.num_channels:
+        raise InvalidRequest(
+            f"num_channels {given.num_channels} is not the layer's {there.num_channels}",
+            reason=Reason.CHANNELS_MISMATCH,
+            metadata={"field": "num_channels", "value": given.num_channels, "expected": there.num_channels},
+        )
+
+
+def check_size(voxels: VoxelFormat, box: Box, limit_bytes: int) -> None:
+    """Refuse a box that is too large for one request.
+
+    :raises InvalidRequest: BOX_TOO_LARGE
+    """
+    size_bytes = voxels.nbytes(box)
+    if size_bytes > limit_bytes:
+        raise InvalidRequest(
+            f"box {box} has {size_bytes} bytes, more than the limit of {limit_bytes}; split it, best along cube files",
+            reason=Reason.BOX_TOO_LARGE,
+            metadata={"field": "box", "value": size_bytes, "limit": limit_bytes},
+        )
+
+
 def write_cost(header: Header, box: Box) -> int:
     """Bytes of memory that writing a box needs."""
     data = header.voxels.nbytes(box)
@@ -41,11 +76,13 @@ def write_cost(header: Header, box: Box) -> int:
 
 def read_cost(header: Header, box: Box) -> int:
     """Bytes of memory that reading a box needs."""
-    return header.voxels.nbytes(box) + min(header.voxels.nbytes(box.aligned_outward(header.block_len)), WORKING_BYTES)
+    return header.voxels.nbytes(box) + min(
+        header.voxels.nbytes(box.aligned_outward(header.block_len)), WORKING_BYTES
+    )
 
 
 def fingerprint_of(command: WriteCommand) -> int:
     """A number that two writes share only if they say the same, for all that matters. Touches every byte."""
     digest = xxhash.xxh3_64(f"{command.box}|{command.durability}|{command.bounds.value}".encode())
-    digest.update(command.data.reshape(-1, order="F").view("uint8"))
+    digest.update(command.data.reshape(-1, order="F").data.cast("B"))
     return digest.intdigest()

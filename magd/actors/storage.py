@@ -8,26 +8,26 @@ and the same arguments; an empty id stands for none.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
 from magd.acknowledgement import Acknowledgement, Revision
 from magd.actors.budget import Lease, MemoryBudget
-from magd.actors.checking import check_mags
-from magd.actors.compress import Compression
+from magd.actors.checking import check
+from magd.actors.compressor import Compressor
 from magd.actors.coordinator import Coordinator
 from magd.actors.dataset import DatasetActor
 from magd.actors.events import Events
 from magd.actors.mag import MagActor, MagFacts, outside
-from magd.actors.opening import find_served, layer_box, work_folder
-from magd.actors.operations import Operation, Operations
+from magd.actors.opening import layer_box
+from magd.actors.operations import Operations
 from magd.actors.registry import Registry
-from magd.actors.requests import check_box, fingerprint_of, read_cost, write_cost
+from magd.actors.requests import check_box, check_size, check_voxels, fingerprint_of, read_cost, write_cost
 from magd.actors.threads import Threads
 from magd.actors.types import (
     UNCHANGED,
@@ -35,7 +35,6 @@ from magd.actors.types import (
     CubeFileInfo,
     DatasetInfo,
     Event,
-    JsonObject,
     LayerInfo,
     MagInfo,
     OperationInfo,
@@ -54,7 +53,7 @@ from magd.compression.pool import CompressionPool
 from magd.cubes.check import Finding
 from magd.cubes.encode import CompressionLevel
 from magd.cubes.header import BlockType
-from magd.errors import Conflict, InvalidRequest, MagdError, NotAllowed, NotFound, Reason
+from magd.errors import InvalidRequest, MagdError, NotAllowed, NotFound, Reason
 from magd.geometry import BoundingBox, Box, Mag, Vec3
 from magd.properties.edits import (
     Edit,
@@ -63,6 +62,7 @@ from magd.properties.edits import (
     SetLargestSegmentId,
 )
 from magd.properties.file import PropertiesFile, Snapshot
+from magd.properties.forms import JsonObject
 from magd.properties.model import LayerCategory, VoxelSize
 from magd.voxels import VoxelFormat
 
@@ -96,6 +96,9 @@ class Storage:
             self._operations,
             self._group,
             request_id_window_seconds=config.request_id_window_seconds,
+        )
+        self._compressor = Compressor(
+            root, pool, self._threads, self._registry, self._operations, self._coordinator
         )
         self._started_at = time.monotonic()
 
@@ -346,13 +349,17 @@ class Storage:
             check_box(box)
         after: Vec3 | None = None
         while True:
-            some = await self._registry.with_mag(
-                name, lambda actor, after=after: actor.list_cube_files(box, after, CUBE_FILES_AT_ONCE)
-            )
+            page = partial(MagActor.list_cube_files, box=box, after=after, limit=CUBE_FILES_AT_ONCE)
+            some = await self._registry.with_mag(name, page)
             if some:
                 yield [
                     CubeFileInfo(
-                        file.box, file.path, file.size_bytes, file.allocated_bytes, file.block_type, pending=False
+                        file.box,
+                        file.path,
+                        file.size_bytes,
+                        file.allocated_bytes,
+                        file.block_type,
+                        pending=False,
                     )
                     for file in some
                 ]
@@ -371,21 +378,8 @@ class Storage:
         self._check_writable()
         check_box(box)
         facts = await self._registry.with_mag(name, MagActor.describe)
-        there = facts.header.voxels
-        if voxels.dtype != there.dtype:
-            raise InvalidRequest(
-                f"data_type {voxels.dtype.name} is not the layer's {there.dtype.name}; "
-                f"convert the data, in Python with .astype({there.dtype.name!r})",
-                reason=Reason.DATA_TYPE_MISMATCH,
-                metadata={"field": "data_type", "value": voxels.dtype.name, "expected": there.dtype.name},
-            )
-        if voxels.num_channels != there.num_channels:
-            raise InvalidRequest(
-                f"num_channels {voxels.num_channels} is not the layer's {there.num_channels}",
-                reason=Reason.CHANNELS_MISMATCH,
-                metadata={"field": "num_channels", "value": voxels.num_channels, "expected": there.num_channels},
-            )
-        self._check_size(there, box)
+        check_voxels(facts.header.voxels, voxels)
+        check_size(voxels, box, self.config.box_limit_bytes)
         if bounds is Bounds.REJECT:
             limit = layer_box(await self._registry.with_dataset(name.dataset_name, DatasetActor.known), name)
             if not limit.contains(box):
@@ -408,21 +402,12 @@ class Storage:
         facts = await self._registry.with_mag(name, MagActor.describe)
         if box is None:
             box = layer_box(await self._registry.with_dataset(name.dataset_name, DatasetActor.current), name)
-        self._check_size(facts.header.voxels, box)
+        check_size(facts.header.voxels, box, self.config.box_limit_bytes)
         return box, facts, read_cost(facts.header, box)
 
     async def read(self, name: MagName, box: Box, lease: Lease) -> ReadResult:
         """Read one box. The lease is held until the read is done, also when the call is cancelled."""
         return await self._registry.with_mag(name, lambda actor: actor.read(box, lease))
-
-    def _check_size(self, voxels: VoxelFormat, box: Box) -> None:
-        size_bytes, limit = voxels.nbytes(box), self.config.box_limit_bytes
-        if size_bytes > limit:
-            raise InvalidRequest(
-                f"box {box} has {size_bytes} bytes, more than the limit of {limit}; split it, best along cube files",
-                reason=Reason.BOX_TOO_LARGE,
-                metadata={"field": "box", "value": size_bytes, "limit": limit},
-            )
 
     # -- operations ----------------------------------------------------------------------------------------------
 
@@ -439,59 +424,8 @@ class Storage:
             request_id,
             target or name.dataset,
             ("compress", name, target, level),
-            lambda: self._compress(name, target, level),
+            lambda: self._compressor.start(name, target, level),
         )
-
-    async def _compress(self, name: MagName, target: str | None, level: CompressionLevel) -> OperationInfo:
-        facts = await self._registry.with_mag(name, MagActor.describe)
-        running = self._operations.running(str(name))
-        if running is not None:
-            raise Conflict(
-                f"{running.name} runs on {name}",
-                reason=Reason.OPERATION_IN_PROGRESS,
-                metadata={"operation": running.name},
-            )
-        target_name = None if target in (None, name.dataset) else MagName(target or "", name.layer, name.mag)
-        if target_name is None and facts.header.block_type.is_compressed:
-            return self._operations.done("compress", str(name), str(name))
-        if target_name is not None:
-            await self._coordinator.prepare_target(name, target_name)
-
-        async def work(operation: Operation) -> str:
-            return await self._registry.with_mag(
-                name, lambda actor: self._run_compression(actor, operation, level, target_name)
-            )
-
-        return self._operations.start("compress", str(name), work)
-
-    async def _run_compression(
-        self, actor: MagActor, operation: Operation, level: CompressionLevel, target: MagName | None
-    ) -> str:
-        source = actor.mag_name
-        snapshot = await self._registry.with_dataset(source.dataset_name, DatasetActor.current)
-        layer, _ = find_served(snapshot, source)
-        facts = await actor.describe()
-        number = operation.name.rpartition("-")[2]
-        if target is None:
-            work = work_folder(os.path.dirname(facts.folder), source, facts.revision.epoch, number)
-            publish = None
-        else:
-            known = await self._registry.with_dataset(target.dataset_name, DatasetActor.current)
-            target_layer = known.properties.layer(target.layer)
-            assert target_layer is not None, "the coordinator has made the layer"
-            layer_folder = await self._threads.run(self._root.layer_folder, target.dataset_name, target_layer)
-            work = work_folder(layer_folder, target, facts.revision.epoch, number)
-            adopted = replace(facts.header, block_type=BlockType.LZ4HC)
-
-            async def publish(folder: str) -> str:
-                return await self._coordinator.once(
-                    "",
-                    target.dataset,
-                    ("adopt", target),
-                    lambda: self._coordinator.adopt(folder, target, adopted, layer.bounding_box),
-                )
-
-        return await Compression(actor, operation, self._pool, self._threads, level, work, publish).run()
 
     def get_operation(self, name: str) -> OperationInfo:
         """One operation.
@@ -549,9 +483,7 @@ class Storage:
         :param deep: also decode every compressed block
         :return: findings since the last item (files relative to the root), files checked so far, files damaged so far
         """
-        if name:
-            parse_resource(name)
-        return check_mags(self._root, self._threads, name, deep=deep)
+        return check(self._root, self._threads, parse_resource(name) if name else None, deep=deep)
 
     def status(self) -> Status:
         """What the storage is doing."""
@@ -577,7 +509,9 @@ class Storage:
             request_id,
             dataset.dataset,
             ("change", dataset, layer, repr(edits), etag),
-            lambda: self._registry.with_dataset(dataset, lambda actor: actor.change(edits, etag=etag, layer=layer)),
+            lambda: self._registry.with_dataset(
+                dataset, lambda actor: actor.change(edits, etag=etag, layer=layer)
+            ),
         )
 
     def _facts(self, within: str) -> dict[MagName, MagFacts]:

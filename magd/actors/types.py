@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from magd.acknowledgement import Durability, Revision
 from magd.catalog.names import DatasetName, LayerName, MagName
 from magd.cubes.header import BlockType
 from magd.geometry import BoundingBox, Box
+from magd.properties.forms import JsonObject
 from magd.properties.model import LayerCategory, VoxelSize
 from magd.voxels import VoxelArray, VoxelFormat
-
-JsonObject: TypeAlias = Mapping[str, Any]
 
 
 class Bounds(Enum):

@@ -10,10 +10,10 @@ import os
 from collections.abc import Mapping
 
 from magd.actors.mag import MagFacts
+from magd.actors.opening import header_of
 from magd.actors.types import DatasetInfo, LayerInfo, MagInfo
 from magd.catalog.names import DatasetName, LayerName, MagName
 from magd.catalog.root import Root
-from magd.cubes.header import read_header
 from magd.errors import MagdError
 from magd.geometry import Box
 from magd.properties.edits import layer_etag
@@ -28,14 +28,21 @@ class Views:
         self._root = root
 
     def dataset(
-        self, name: DatasetName, snapshot: Snapshot, facts: Mapping[MagName, MagFacts], *, with_layers: bool = True
+        self,
+        name: DatasetName,
+        snapshot: Snapshot,
+        facts: Mapping[MagName, MagFacts],
+        *,
+        with_layers: bool = True,
     ) -> DatasetInfo:
         """One dataset.
 
         :param facts: of the mags in use; the others are described by their header.wkw
         """
         properties = snapshot.properties
-        layers = (self.layer(name, snapshot, layer, facts) for layer in properties.layers) if with_layers else ()
+        layers = (
+            (self.layer(name, snapshot, layer, facts) for layer in properties.layers) if with_layers else ()
+        )
         return DatasetInfo(
             name=name,
             voxel_size=properties.voxel_size,
@@ -57,7 +64,11 @@ class Views:
         )
 
     def layer(
-        self, dataset: DatasetName, snapshot: Snapshot, layer: LayerProperties, facts: Mapping[MagName, MagFacts]
+        self,
+        dataset: DatasetName,
+        snapshot: Snapshot,
+        layer: LayerProperties,
+        facts: Mapping[MagName, MagFacts],
     ) -> LayerInfo:
         """One layer with its mags."""
         name = LayerName(dataset.dataset, layer.name)
@@ -75,7 +86,11 @@ class Views:
         )
 
     def mag(
-        self, layer_name: LayerName, layer: LayerProperties, mag: MagProperties, facts: Mapping[MagName, MagFacts]
+        self,
+        layer_name: LayerName,
+        layer: LayerProperties,
+        mag: MagProperties,
+        facts: Mapping[MagName, MagFacts],
     ) -> MagInfo:
         """One mag."""
         name = MagName(layer_name.dataset, layer_name.layer, mag.mag)
@@ -90,7 +105,7 @@ class Views:
                 if reason:
                     return _unserved_mag(name, mag, bounding_box, reason)
                 folder = self._root.mag_folder(layer_name.dataset_name, layer, mag)
-                header = read_header(os.path.join(folder, "header.wkw"))
+                header = header_of(folder)
         except MagdError as error:
             return _unserved_mag(name, mag, bounding_box, error.message)
         return MagInfo(

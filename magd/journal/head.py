@@ -65,14 +65,14 @@ def load(mag_folder: str) -> Head:
         raise from_os_error(error, path) from error
     try:
         fields = json.loads(text)
-        if fields.pop("format") != _FORMAT:
-            raise ValueError("unknown format")
-        head = Head(**fields)
-        if not (isinstance(head.epoch, int) and isinstance(head.generation, int) and isinstance(head.incarnation, str)):
-            raise ValueError("a field has the wrong type")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataLoss(f"{path} is not a head of a mag: {error}", metadata={"file": path}) from error
-    return head
+        epoch, generation, incarnation = fields["epoch"], fields["generation"], fields["incarnation"]
+        if fields["format"] != _FORMAT:
+            raise ValueError(f"unknown format {fields['format']!r}")
+    except (ValueError, TypeError, KeyError) as error:
+        raise _no_head(path, repr(error)) from error
+    if not (isinstance(epoch, int) and isinstance(generation, int) and isinstance(incarnation, str)):
+        raise _no_head(path, "a field has the wrong type")
+    return Head(epoch, generation, incarnation)
 
 
 def save(mag_folder: str, head: Head) -> None:
@@ -89,3 +89,7 @@ def save(mag_folder: str, head: Head) -> None:
         write_file_atomically(os.path.join(folder, "head.json"), text.encode())
     except OSError as error:
         raise from_os_error(error, folder) from error
+
+
+def _no_head(path: str, why: str) -> DataLoss:
+    return DataLoss(f"{path} is not the head of a mag: {why}", metadata={"file": path})

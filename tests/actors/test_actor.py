@@ -25,7 +25,9 @@ class Work:
 class Worker(Actor[Work]):
     """Does one thing after the other."""
 
-    def __init__(self, *, mailbox_size: int = 4, idle_seconds: float | None = None, opening: MagdError | None = None):
+    def __init__(
+        self, *, mailbox_size: int = 4, idle_seconds: float | None = None, opening: MagdError | None = None
+    ):
         super().__init__("worker", mailbox_size=mailbox_size, on_end=lambda: setattr(self, "has_ended", True))
         self.has_ended = False
         self.done: list[object] = []

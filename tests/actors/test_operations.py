@@ -63,7 +63,11 @@ async def test_a_failure_is_kept_with_reason_and_file(group: asyncio.TaskGroup) 
     assert await ended(operations, info.name) is OperationState.FAILED
     failure = operations.get(info.name).failure
     assert failure is not None
-    assert (failure.kind, failure.reason, failure.metadata) == ("DataLoss", "CORRUPT_CUBE_FILE", {"file": "x0.wkw"})
+    assert (failure.kind, failure.reason, failure.metadata) == (
+        "DataLoss",
+        "CORRUPT_CUBE_FILE",
+        {"file": "x0.wkw"},
+    )
 
 
 async def test_a_bug_fails_the_operation_not_the_daemon(group: asyncio.TaskGroup) -> None:

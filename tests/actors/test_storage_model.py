@@ -87,7 +87,9 @@ class StorageMachine(RuleBasedStateMachine):
         jobs = [(box, self.data(box)) for box in writes]
 
         async def both() -> tuple[list[Any], list[Any]]:
-            acks = [write(self.storage, self.mag, tuple(box.offset), data, durability=durability) for box, data in jobs]
+            acks = [
+                write(self.storage, self.mag, box.offset, data, durability=durability) for box, data in jobs
+            ]
             seen = [read_result(self.storage, self.mag, box) for box in reads]
             results = await asyncio.gather(*acks, *seen)
             return results[: len(acks)], results[len(acks) :]
@@ -123,9 +125,9 @@ class StorageMachine(RuleBasedStateMachine):
         request_id = f"retry-{self.retries}"
 
         async def three() -> list[Any]:
-            first = [write(self.storage, self.mag, tuple(box.offset), data, request_id=request_id) for _ in range(2)]
+            first = [write(self.storage, self.mag, box.offset, data, request_id=request_id) for _ in range(2)]
             outcomes = list(await asyncio.gather(*first))
-            outcomes.append(await write(self.storage, self.mag, tuple(box.offset), data, request_id=request_id))
+            outcomes.append(await write(self.storage, self.mag, box.offset, data, request_id=request_id))
             return outcomes
 
         outcomes = self.run(three())
@@ -143,7 +145,7 @@ class StorageMachine(RuleBasedStateMachine):
             operation = await self.storage.compress(self.mag, target=None, level="auto", request_id="")
             acks = []
             for box, data in jobs:
-                acks.append(await write(self.storage, self.mag, tuple(box.offset), data))
+                acks.append(await write(self.storage, self.mag, box.offset, data))
             return await finished(self.storage, operation), acks
 
         operation, acks = self.run(compress())

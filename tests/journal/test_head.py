@@ -33,7 +33,16 @@ def test_the_incarnation_is_drawn_once_and_differs_between_mags() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", '{"format": 2}', '{"format": 1, "epoch": "1"}', '{"format": 1, "other": 1}', "\xff"],
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"format": 2}',
+        '{"format": 1, "epoch": "1"}',
+        '{"format": 1, "other": 1}',
+        "\xff",
+    ],
 )
 def test_a_damaged_head_is_an_error_that_names_the_file_not_a_new_mag(tmp_path: Path, text: str) -> None:
     folder = tmp_path / heads.FOLDER

@@ -11,7 +11,7 @@ from magd.acknowledgement import Acknowledgement, Durability
 from magd.actors.types import Bounds, OperationInfo, ReadResult, WriteCommand
 from magd.catalog.names import DatasetName, LayerName, MagName
 from magd.cubes.header import BlockType
-from magd.geometry import Box, Mag, Vec3
+from magd.geometry import Box, Mag, Vec3, Vec3Like
 from magd.properties.model import LayerCategory, VoxelSize
 from magd.voxels import VoxelArray, VoxelFormat
 
@@ -54,7 +54,7 @@ async def make_mag(
 async def write(
     storage: Storage,
     mag: MagName,
-    offset: tuple[int, int, int],
+    offset: Vec3Like,
     data: VoxelArray,
     *,
     durability: Durability = Durability.PROCESS,
@@ -79,9 +79,7 @@ async def read_result(storage: Storage, mag: MagName, box: Box | None = None) ->
         return await storage.read(mag, box, lease)
 
 
-async def read(
-    storage: Storage, mag: MagName, offset: tuple[int, int, int], size: tuple[int, int, int]
-) -> VoxelArray:
+async def read(storage: Storage, mag: MagName, offset: Vec3Like, size: Vec3Like) -> VoxelArray:
     """Read (c, x, y, z) voxels."""
     return (await read_result(storage, mag, Box.of(offset, size))).data
 
