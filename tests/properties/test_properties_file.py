@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -284,6 +286,35 @@ def test_an_etag_refuses_the_save_also_when_others_write_in_between(
     assert caught.value.reason is Reason.ETAG_MISMATCH
     assert read(path)["theirs"] == 1
     assert extent(path).is_empty
+
+
+_ANOTHER_PROGRAM = """
+import json, os, sys
+path = sys.argv[1]
+for number in range(int(sys.argv[2])):
+    with open(path) as file:
+        tree = json.load(file)  # always whole: fails if a save ever shows half of a file
+    tree["theirs"] = number
+    with open(path + ".theirs", "w") as file:
+        json.dump(tree, file)
+    os.rename(path + ".theirs", path)
+"""
+
+
+def test_a_program_that_writes_all_the_time_loses_no_edit_and_never_sees_half_a_file(path: Path) -> None:
+    file = PropertiesFile(str(path))
+    edits, saves = 100, 0
+    with subprocess.Popen([sys.executable, "-c", _ANOTHER_PROGRAM, str(path), str(edits)]) as program:
+        while program.poll() is None:
+            try:
+                file.save([ExtendBoundingBox("a", box(0, 0, 0, saves + 1, 1, 1))])
+            except Conflict as error:
+                assert error.reason is Reason.CHANGED_ON_DISK
+            saves += 1
+    assert program.returncode == 0
+    assert saves > 0
+    assert read(path)["theirs"] == edits - 1
+    assert files_beside(path) == []
 
 
 # -- noticing others --
