@@ -5,12 +5,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from magd import atomic
 from tests.support.crashes import crash_everywhere
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -103,9 +106,7 @@ def test_a_crash_while_a_file_is_replaced_leaves_the_old_or_the_new_one(tmp_path
     assert seen == {b"old", b"new"}
 
 
-def test_a_replacement_that_fails_leaves_the_old_file_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_replacement_that_fails_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     atomic.write_file_atomically(str(path), b"old")
     for name in ("fsync", "rename"):

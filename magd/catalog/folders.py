@@ -13,17 +13,19 @@ import re
 import secrets
 import shutil
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from magd import atomic
 from magd.catalog.locks import FolderLock
 from magd.catalog.root import Root, is_below
-from magd.cubes.header import Header
 from magd.errors import AlreadyExists, InternalError, NotAllowed, Reason, os_errors_of
-from magd.geometry import Mag
 from magd.properties.edits import new_dataset_tree
 from magd.properties.file import PROPERTIES_NAME, PropertiesFile
-from magd.properties.model import VoxelSize
+
+if TYPE_CHECKING:
+    from magd.cubes.header import Header
+    from magd.geometry import Mag
+    from magd.properties.model import VoxelSize
 
 TRASH: Final = os.path.join(".magd", "trash")
 """Where deleted folders go, below the root or the dataset."""

@@ -37,10 +37,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from magd.errors import NotAllowed, Reason, from_os_error
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 _NO_LOCKS: Final = frozenset({errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 """What file systems answer that cannot lock a folder."""

@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from magd.catalog.names import DatasetName, MagName, check_existing_name
 from magd.errors import InvalidRequest, NotAllowed, NotFound, Reason, from_os_error
 from magd.properties.file import PROPERTIES_NAME
 from magd.properties.forms import name_problem, shown
-from magd.properties.model import LayerProperties, MagProperties
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from magd.properties.model import LayerProperties, MagProperties
 
 
 class Root:
@@ -107,8 +110,7 @@ class Root:
             if self._is_folder(place):
                 return place
         raise NotFound(
-            f"mag {mag.mag} of layer {shown(layer.name)} of {dataset} has no folder; "
-            f"looked for {' and '.join(places)}",
+            f"mag {mag.mag} of layer {shown(layer.name)} of {dataset} has no folder; looked for {' and '.join(places)}",
             reason=Reason.MAG_NOT_FOUND,
             metadata={"file": places[0]},
         )

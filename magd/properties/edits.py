@@ -13,9 +13,8 @@ import copy
 import hashlib
 import json
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from magd.errors import AlreadyExists, Conflict, InvalidRequest, NotAllowed, NotFound, Reason
 from magd.geometry import BoundingBox, Mag
@@ -36,7 +35,11 @@ from magd.properties.model import (
     mag_list_key,
     mag_of_entry,
 )
-from magd.voxels import VoxelFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from magd.voxels import VoxelFormat
 
 _AXIS_ORDER: Final = {"c": 0, "x": 1, "y": 2, "z": 3}
 

@@ -32,9 +32,8 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from magd import atomic
 from magd.errors import (
@@ -47,8 +46,12 @@ from magd.errors import (
     os_errors_of,
 )
 from magd.properties.edits import Edit, apply_edits, etag_mismatch
-from magd.properties.forms import JsonObject
 from magd.properties.model import DatasetProperties, invalid_properties, parse_properties
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from magd.properties.forms import JsonObject
 
 PROPERTIES_NAME: Final = "datasource-properties.json"
 """The file that makes a folder a dataset."""

@@ -13,14 +13,18 @@ for its layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from magd.errors import NotAllowed, NotFound
 from magd.geometry import BoundingBox
 from magd.properties.edits import Edit, ExtendBoundingBox, RemoveLayer, RenameLayer, SetBoundingBox
-from magd.properties.forms import JsonObject
-from magd.properties.model import DatasetProperties
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from magd.properties.forms import JsonObject
+    from magd.properties.model import DatasetProperties
 
 
 class BoundingBoxMemory:

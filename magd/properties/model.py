@@ -12,10 +12,9 @@ works.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from magd.errors import NotAllowed, Reason
 from magd.geometry import BoundingBox, Mag
@@ -31,7 +30,11 @@ from magd.properties.forms import (
     text_problem,
     whole_number,
 )
-from magd.voxels import VoxelFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from magd.voxels import VoxelFormat
 
 _Value = TypeVar("_Value")
 
@@ -219,9 +222,7 @@ class _LayerReader:
             self._problems.append("dataFormat is missing" if value is None else "dataFormat is not text")
             return ""
         if value != SERVED_DATA_FORMAT:
-            self._problems.append(
-                f"its data format is {shown(value)}; magd serves {SERVED_DATA_FORMAT!r} only"
-            )
+            self._problems.append(f"its data format is {shown(value)}; magd serves {SERVED_DATA_FORMAT!r} only")
         return value
 
     def _try(self, key: str, read: Callable[[Any], _Value]) -> _Value | None:
@@ -237,9 +238,7 @@ class _LayerReader:
     def _mags(self, list_key: str) -> tuple[MagProperties, ...]:
         entries = self._node.get(list_key)
         if not isinstance(entries, list):
-            self._problems.append(
-                f"{list_key} is missing" if entries is None else f"{list_key} is not a list"
-            )
+            self._problems.append(f"{list_key} is missing" if entries is None else f"{list_key} is not a list")
             return ()
         mags: dict[Mag, MagProperties] = {}
         for index, entry in enumerate(entries):

@@ -7,15 +7,17 @@ import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from magd.catalog.locks import lock_folder, lock_root
 from magd.errors import DataLoss, NotAllowed, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 _HOLDER = """
 import sys

@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +14,9 @@ from magd.catalog.root import Root
 from magd.errors import InvalidRequest, NotAllowed, NotFound, Reason
 from magd.properties.file import PROPERTIES_NAME
 from magd.properties.model import LayerProperties, MagProperties, parse_properties
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 A = DatasetName("a")
 

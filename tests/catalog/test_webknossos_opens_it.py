@@ -67,9 +67,7 @@ def make_with_webknossos(root: Root) -> Any:
         )
         layer.add_mag("1", chunk_shape=32, shard_shape=128, compress=False)
         layer.add_mag("2-2-1", chunk_shape=32, shard_shape=128, compress=False)
-    segmentation = dataset.add_layer(
-        "seg", "segmentation", data_format="wkw", dtype="uint64", largest_segment_id=2**60
-    )
+    segmentation = dataset.add_layer("seg", "segmentation", data_format="wkw", dtype="uint64", largest_segment_id=2**60)
     segmentation.default_view_configuration = webknossos.LayerViewConfiguration(alpha=50)
     return dataset
 
@@ -205,9 +203,7 @@ def test_a_layer_in_the_default_format_of_the_package_is_listed_and_left_as_it_i
     make_with_webknossos(root).add_layer("zarr", "color", dtype="uint8").add_mag("1")
     file = PropertiesFile(root.properties_path(NAME))
     before = file.load().tree["dataLayers"][-1]
-    layer = file.save(
-        [ExtendBoundingBox("uint8_1", BoundingBox(Vec3(0, 0, 0), Vec3(1, 1, 1)))]
-    ).properties.layers[-1]
+    layer = file.save([ExtendBoundingBox("uint8_1", BoundingBox(Vec3(0, 0, 0), Vec3(1, 1, 1)))]).properties.layers[-1]
     assert layer.data_format == "zarr3"
     assert layer.unserved_reason == "its data format is 'zarr3'; magd serves 'wkw' only"
     assert file.load().tree["dataLayers"][-1] == before

@@ -55,9 +55,7 @@ boxes = st.builds(box, *[st.integers(0, 50)] * 3, *[st.integers(1, 20)] * 3) | s
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(boxes, max_size=6), st.randoms(use_true_random=False))
-def test_extensions_give_the_same_box_in_any_order_and_never_shrink_it(
-    added: list[BoundingBox], random: Any
-) -> None:
+def test_extensions_give_the_same_box_in_any_order_and_never_shrink_it(added: list[BoundingBox], random: Any) -> None:
     tree = tree_with_layers("a")
     expected = BoundingBox.empty()
     for one in added:
@@ -202,9 +200,7 @@ def test_a_layer_that_is_there_is_not_added_again() -> None:
 
 def test_mags_are_added_and_removed() -> None:
     tree = tree_with_layers("a")
-    added = apply_edits(
-        tree, [AddMag("a", Mag.of(2), "./a/2", 512), AddMag("a", Mag.of("2-2-1"), "./a/2-2-1", 512)]
-    )
+    added = apply_edits(tree, [AddMag("a", Mag.of(2), "./a/2", 512), AddMag("a", Mag.of("2-2-1"), "./a/2-2-1", 512)])
     with pytest.raises(AlreadyExists) as exists:
         apply_edits(added, [AddMag("a", Mag.of((2, 2, 2)), "./a/2", 512)])
     assert exists.value.reason is Reason.MAG_EXISTS

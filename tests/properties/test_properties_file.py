@@ -8,9 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -31,6 +29,10 @@ from magd.properties.file import PROPERTIES_NAME, PropertiesFile
 from magd.properties.model import LayerCategory, VoxelSize
 from magd.voxels import VoxelFormat
 from tests.support.crashes import crash_everywhere
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 OLD_NANOSECONDS = 10_000_000_000
 
@@ -171,9 +173,7 @@ def test_an_etag_that_is_not_that_of_the_file_refuses_the_save(path: Path) -> No
 # -- beside others --
 
 
-def test_an_edit_of_others_between_read_and_exchange_is_merged(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_edit_of_others_between_read_and_exchange_is_merged(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def others() -> None:
         edit_as_others_do(path, lambda tree: tree.update(theirs=1))
 
@@ -186,9 +186,7 @@ def test_an_edit_of_others_between_read_and_exchange_is_merged(
     assert files_beside(path) == []
 
 
-def test_others_that_replace_the_file_by_rename_are_merged_too(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_others_that_replace_the_file_by_rename_are_merged_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def others() -> None:
         new = path.with_name("new")
         new.write_text(json.dumps({**read(path), "theirs": 1}))
@@ -200,9 +198,7 @@ def test_others_that_replace_the_file_by_rename_are_merged_too(
     assert extent(path) == box(0, 0, 0, 4, 4, 4)
 
 
-def test_edits_of_others_before_several_exchanges_are_all_kept(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_edits_of_others_before_several_exchanges_are_all_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def other(key: str) -> Callable[[], None]:
         return lambda: edit_as_others_do(path, lambda tree: tree.update({key: 1}))
 
@@ -278,9 +274,7 @@ def test_an_etag_refuses_the_save_also_when_others_write_in_between(
 ) -> None:
     file = PropertiesFile(str(path))
     etag = file.load().etag
-    between_read_and_exchange(
-        monkeypatch, lambda: edit_as_others_do(path, lambda tree: tree.update(theirs=1))
-    )
+    between_read_and_exchange(monkeypatch, lambda: edit_as_others_do(path, lambda tree: tree.update(theirs=1)))
     with pytest.raises(Conflict) as caught:
         file.save([SetBoundingBox("a", box(0, 0, 0, 1, 1, 1))], expected_etag=etag)
     assert caught.value.reason is Reason.ETAG_MISMATCH
@@ -350,9 +344,7 @@ def test_a_change_that_leaves_size_and_time_is_noticed_while_the_file_is_fresh(p
     assert file.changed(snapshot)
 
 
-def test_a_fresh_file_is_read_until_its_time_proves_something(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fresh_file_is_read_until_its_time_proves_something(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = PropertiesFile(str(path))
     snapshot = file.load()
     assert snapshot.is_fresh
@@ -394,9 +386,7 @@ def test_a_file_that_cannot_be_understood_is_never_replaced(path: Path, content:
     assert files_beside(path) == []
 
 
-def test_a_file_that_is_being_written_is_read_again_a_few_times(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_is_being_written_is_read_again_a_few_times(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = path.read_text()
     path.write_text(text[:20])
     pauses: list[float] = []

@@ -187,9 +187,7 @@ def test_each_segment_id_that_is_written_is_read_again(segment_id: int) -> None:
     assert isinstance(written, dict) == (segment_id > 2**53 - 1)
 
 
-@pytest.mark.parametrize(
-    "written", [-1, 2**64, "7", None, True, 1.5, {"customJsonEncoding": "bigint", "value": "x"}]
-)
+@pytest.mark.parametrize("written", [-1, 2**64, "7", None, True, 1.5, {"customJsonEncoding": "bigint", "value": "x"}])
 def test_what_is_no_segment_id_is_not_known(written: object) -> None:
     layer = parse_layer(category="segmentation", largestSegmentId=written)
     assert layer.largest_segment_id is None
@@ -221,9 +219,7 @@ def test_what_is_no_segment_id_is_not_known(written: object) -> None:
         ({"name": ".hidden"}, "its name cannot be that of a folder"),
     ],
 )
-def test_a_layer_that_cannot_be_served_says_why_and_the_others_work(
-    changes: dict[str, Any], reason: str
-) -> None:
+def test_a_layer_that_cannot_be_served_says_why_and_the_others_work(changes: dict[str, Any], reason: str) -> None:
     tree = a_tree(a_layer(**changes), a_layer(name="other"))
     layer, other = parse_properties(tree, file="f").layers
     assert layer.unserved_reason is not None
@@ -287,9 +283,7 @@ def test_a_mag_that_lies_elsewhere_is_listed_with_a_reason(path: str, reason: st
         (a_tree(a_layer(name="x" * 10_000)), "/dataLayers/0/name"),
     ],
 )
-def test_a_file_without_the_bones_is_refused_by_the_place_that_is_wrong(
-    tree: object, pointer: str | None
-) -> None:
+def test_a_file_without_the_bones_is_refused_by_the_place_that_is_wrong(tree: object, pointer: str | None) -> None:
     with pytest.raises(NotAllowed) as caught:
         parse_properties(tree, file="some/file")
     assert caught.value.reason is Reason.INVALID_PROPERTIES
@@ -316,9 +310,7 @@ _json = st.recursive(
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(
-        st.sampled_from(
-            [*a_layer(), "wkwResolutions", "largestSegmentId", "defaultViewConfiguration", "attachments"]
-        ),
+        st.sampled_from([*a_layer(), "wkwResolutions", "largestSegmentId", "defaultViewConfiguration", "attachments"]),
         _json,
     )
 )

@@ -8,13 +8,15 @@ process, such as the removal of a temporary, can change the files any more.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from magd import atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 _CHANGES = ("write", "fsync", "unlink", "rename", "mkdir", "rmdir", "fchmod")
 
@@ -55,9 +57,7 @@ def crash_at(step: int, *, after: bool) -> Iterator[list[str]]:
             pass
 
 
-def crash_everywhere(
-    prepare: Callable[[], Any], act: Callable[[Any], Any], check: Callable[[Any], None]
-) -> int:
+def crash_everywhere(prepare: Callable[[], Any], act: Callable[[Any], Any], check: Callable[[Any], None]) -> int:
     """Crash at every change of `act`, before and after it; each time from a fresh start, and with a check at
     the end.
 
