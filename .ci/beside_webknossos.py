@@ -3,28 +3,22 @@
 Run it with that environment's Python, outside of the repository.
 """
 
+import importlib
 import importlib.metadata
 import warnings
 
 
 def main() -> None:
-    warnings.simplefilter("error", UserWarning)  # protobuf warns so if generated code does not fit it
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # protobuf warns so if generated code does not fit it
+        for module in ("magd.daemon", "magd_client", "magd_client.aio"):
+            importlib.import_module(module)
+    importlib.import_module("webknossos")
 
-    import magd.daemon
-    import magd_client
-
-    warnings.resetwarnings()
-    import webknossos
-
-    assert magd.daemon
-    assert magd_client.connect
-    assert webknossos.Dataset
-    versions = {
-        name: importlib.metadata.version(name)
-        for name in ("magd", "webknossos", "protobuf", "grpcio", "click")
-    }
+    names = ("magd", "webknossos", "protobuf", "grpcio", "click")
+    versions = {name: importlib.metadata.version(name) for name in names}
     assert versions["protobuf"].startswith("6."), versions
-    print(" ".join(f"{name} {version}" for name, version in versions.items()))
+    print(*(f"{name} {version}" for name, version in versions.items()))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Run it with that environment's Python, outside of the repository.
 """
 
+import importlib
 import importlib.metadata
 import importlib.resources
 import importlib.util
@@ -11,6 +12,10 @@ import sys
 from pathlib import Path
 
 SERVER_ONLY = ("aiohttp", "anyio", "lz4", "prometheus_client", "structlog", "webknossos", "wkw", "xxhash")
+COMMANDS = (
+    *("serve", "ls", "info", "create", "import", "export"),
+    *("compress", "flush", "check", "status", "demo"),
+)
 
 
 def magd(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -23,27 +28,14 @@ def main() -> None:
     present = [name for name in SERVER_ONLY if importlib.util.find_spec(name) is not None]
     assert not present, f"installed without the server extra: {present}"
 
-    import magd_client
-    import magd_client.aio
-
-    assert callable(magd_client.connect)
+    for module in ("magd_client", "magd_client.aio"):
+        assert callable(importlib.import_module(module).connect)
     for package in ("magd", "magd_client"):
         assert importlib.resources.files(package).joinpath("py.typed").is_file(), f"{package} is not typed"
 
     usage = magd("--help")
     assert usage.returncode == 0, usage.stderr
-    for command in (
-        "serve",
-        "ls",
-        "info",
-        "create",
-        "import",
-        "export",
-        "compress",
-        "flush",
-        "check",
-        "status",
-    ):
+    for command in COMMANDS:
         assert command in usage.stdout, f"magd --help does not name {command}"
 
     serve = magd("serve", "x")

@@ -115,9 +115,7 @@ def read(channel: grpc.Channel) -> bytes:
     return b"".join(response.data for response in responses)
 
 
-def test_generated_stubs_write_and_read_a_box_and_follow_a_compression(
-    channel: grpc.Channel, tmp_path: Path
-) -> None:
+def test_generated_stubs_write_and_read_a_box_and_follow_a_compression(channel: grpc.Channel, tmp_path: Path) -> None:
     make_mag(channel)
     array = np.random.default_rng(5).integers(1, 2**32, SIZE, dtype="<u4")
     data = array.tobytes(order="F")
@@ -172,9 +170,7 @@ def test_a_write_of_too_few_bytes_changes_nothing(channel: grpc.Channel) -> None
     make_mag(channel)
     data = np.ones(SIZE, dtype="<u4").tobytes()
     with pytest.raises(grpc.RpcError) as caught:
-        volume_pb2_grpc.VolumeServiceStub(channel).WriteBox(
-            write_requests(data[:-4], 10_000), timeout=TIMEOUT
-        )
+        volume_pb2_grpc.VolumeServiceStub(channel).WriteBox(write_requests(data[:-4], 10_000), timeout=TIMEOUT)
     assert cast("grpc.Call", caught.value).code() is grpc.StatusCode.INVALID_ARGUMENT
     assert not any(read(channel))
 

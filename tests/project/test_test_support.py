@@ -95,9 +95,7 @@ def test_the_sample_holds_what_is_said_of_it(
         with wkw.Dataset.open(str(folder / layer / mag)) as dataset:
             assert dataset.header.block_type == wkw.Header.BLOCK_TYPE_LZ4HC
             assert (dataset.header.block_len, dataset.header.file_len) == (32, 16)
-            around = dataset.read(
-                tuple(o - 1 for o in described.offset), tuple(s + 2 for s in described.size)
-            )
+            around = dataset.read(tuple(o - 1 for o in described.offset), tuple(s + 2 for s in described.size))
         inside = around[:, 1:-1, 1:-1, 1:-1]
         np.testing.assert_array_equal(inside, described.data)
         assert inside.all()
@@ -113,8 +111,7 @@ def test_the_sample_has_the_shape_of_the_real_dataset(
     sample: tuple[Path, dict[tuple[str, str], SampleMag]],
 ) -> None:
     made, real = (
-        json.loads((folder / "datasource-properties.json").read_text())
-        for folder in (sample[0], real_dataset())
+        json.loads((folder / "datasource-properties.json").read_text()) for folder in (sample[0], real_dataset())
     )
     for properties in (made, real):
         del properties["id"]["name"]

@@ -101,9 +101,7 @@ def _write_compressed(folder: Path, offset: tuple[int, ...], data: npt.NDArray[A
 
 def _properties(expected: dict[tuple[str, str], SampleMag]) -> dict[str, Any]:
     """As WEBKNOSSOS wrote them before it had `mags`."""
-    resolutions = [
-        {"cubeLength": BLOCK_LEN * FILE_LEN, "resolution": list(factor)} for factor in _MAGS.values()
-    ]
+    resolutions = [{"cubeLength": BLOCK_LEN * FILE_LEN, "resolution": list(factor)} for factor in _MAGS.values()]
     width, height, depth = _SIZE
     common = {
         "boundingBox": {"topLeft": list(_OFFSET), "width": width, "height": height, "depth": depth},
@@ -122,9 +120,7 @@ def _properties(expected: dict[tuple[str, str], SampleMag]) -> dict[str, Any]:
         "name": "segmentation",
         "category": "segmentation",
         "elementClass": "uint32",
-        "largestSegmentId": max(
-            int(mag.data.max()) for (layer, _), mag in expected.items() if layer == "segmentation"
-        ),
+        "largestSegmentId": max(int(mag.data.max()) for (layer, _), mag in expected.items() if layer == "segmentation"),
         **common,
     }
     return {
