@@ -7,12 +7,13 @@ is C order of (z, y, x, c). This is the order of a WKW block, so a box travels a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from magd.geometry import Box, Vec3
+if TYPE_CHECKING:
+    from magd.geometry import Box, Vec3
 
 VoxelArray: TypeAlias = npt.NDArray[Any]
 """Voxels of a box: shape (c, x, y, z), Fortran order, a dtype of `VOXEL_DTYPES`."""

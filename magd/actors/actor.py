@@ -17,14 +17,17 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import structlog
 
-from magd.actors.budget import Lease
 from magd.errors import InternalError, MagdError, Reason, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from magd.actors.budget import Lease
 
 MessageT = TypeVar("MessageT")
 
@@ -156,7 +159,7 @@ class Actor(ABC, Generic[MessageT]):
             await self._run()
         except MagdError as error:
             self._failure = error
-        except Exception as error:  # noqa: BLE001  # the border of the actor: one actor's bug must not end the daemon
+        except Exception as error:  # the border of the actor: one actor's bug must not end the daemon
             log.exception("actor failed", actor=self.name)
             self._failure = error
 
@@ -164,7 +167,7 @@ class Actor(ABC, Generic[MessageT]):
         self._owed.discard(envelope)
         self._places.release()
 
-    def _abandon(self, task: asyncio.Task[None]) -> None:
+    def _abandon(self, _: asyncio.Task[None]) -> None:
         self.close()
         for envelope in list(self._owed):
             envelope.reject(self._stopped())

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from magd.errors import Busy, InvalidRequest, Reason
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 
 class Lease:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
 from itertools import islice
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from magd.actors.threads import Threads
 from magd.catalog.checking import check_root
-from magd.catalog.names import ResourceName
-from magd.catalog.root import Root
-from magd.cubes.check import CheckedFile, Finding
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from magd.actors.threads import Threads
+    from magd.catalog.names import ResourceName
+    from magd.catalog.root import Root
+    from magd.cubes.check import CheckedFile, Finding
 
 FILES_AT_ONCE: Final = 256
 REPORT_SECONDS: Final = 0.5

@@ -14,20 +14,24 @@ any read of the daemon.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import structlog
 
 from magd.acknowledgement import Acknowledgement, Durability, Revision
-from magd.actors.events import Events
-from magd.actors.threads import Threads
 from magd.actors.types import CommitEvent, WriteCommand
-from magd.catalog.names import MagName
-from magd.cubes.mag_files import MagFiles
 from magd.errors import MagdError
-from magd.geometry import BoundingBox
 from magd.journal import head as heads
-from magd.journal.head import Head
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from magd.actors.events import Events
+    from magd.actors.threads import Threads
+    from magd.catalog.names import MagName
+    from magd.cubes.mag_files import MagFiles
+    from magd.geometry import BoundingBox
+    from magd.journal.head import Head
 
 log = structlog.get_logger(__name__)
 
@@ -132,5 +136,5 @@ class CommitPoint:
         except MagdError as error:
             # A sync that failed once cannot be trusted when it succeeds later: the kernel may have dropped the data.
             self.broken = f"a sync of its files failed: {error}"
-            log.error("sync failed, the mag takes no more writes", mag=str(self._name), error=str(error))
+            log.exception("sync failed, the mag takes no more writes", mag=str(self._name))
             raise

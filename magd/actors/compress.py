@@ -19,23 +19,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from magd.actors.mag import MagActor, MagFacts
-from magd.actors.operations import Operation
-from magd.actors.threads import Threads
 from magd.actors.types import OperationProgress
 from magd.atomic import fsync_folder
 from magd.catalog.folders import remove_tree
 from magd.compression.jobs import CompressFile
-from magd.compression.pool import CompressionPool
-from magd.cubes.encode import CompressionLevel
 from magd.cubes.header import BlockType
 from magd.cubes.layout import cube_file_path
 from magd.cubes.mag_files import MagFiles
-from magd.geometry import Vec3
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+    from magd.actors.mag import MagActor, MagFacts
+    from magd.actors.operations import Operation
+    from magd.actors.threads import Threads
+    from magd.compression.pool import CompressionPool
+    from magd.cubes.encode import CompressionLevel
+    from magd.geometry import Vec3
 
 ROUNDS: Final = 8
 """Rounds at most before the hold, when writers never pause."""

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from magd.actors.compress import Compression
-from magd.actors.coordinator import Coordinator
 from magd.actors.dataset import DatasetActor
 from magd.actors.mag import MagActor
 from magd.actors.opening import find_served, work_folder
-from magd.actors.operations import Operation, Operations
-from magd.actors.registry import Registry
-from magd.actors.threads import Threads
-from magd.actors.types import OperationInfo
-from magd.catalog.names import MagName
-from magd.catalog.root import Root
-from magd.compression.pool import CompressionPool
 from magd.cubes.encode import CompressionLevel, check_level
 from magd.cubes.header import BlockType
 from magd.errors import Conflict, NotFound, Reason
+
+if TYPE_CHECKING:
+    from magd.actors.coordinator import Coordinator
+    from magd.actors.operations import Operation, Operations
+    from magd.actors.registry import Registry
+    from magd.actors.threads import Threads
+    from magd.actors.types import OperationInfo
+    from magd.catalog.names import MagName
+    from magd.catalog.root import Root
+    from magd.compression.pool import CompressionPool
 
 KIND = "compress"
 
@@ -43,9 +46,7 @@ class Compressor:
         self._operations = operations
         self._coordinator = coordinator
 
-    async def start(
-        self, name: MagName, target_dataset: str | None, level: CompressionLevel
-    ) -> OperationInfo:
+    async def start(self, name: MagName, target_dataset: str | None, level: CompressionLevel) -> OperationInfo:
         """Begin, in a turn of the coordinator. A mag that is compressed already is done at once.
 
         :raises AlreadyExists: the target has that mag
@@ -66,17 +67,13 @@ class Compressor:
             return self._operations.start(
                 KIND,
                 str(name),
-                lambda operation: self._registry.with_mag(
-                    name, lambda actor: self._in_place(actor, operation, level)
-                ),
+                lambda operation: self._registry.with_mag(name, lambda actor: self._in_place(actor, operation, level)),
             )
         target = await self._coordinator.prepare_target(name, target_dataset)
         return self._operations.start(
             KIND,
             str(name),
-            lambda operation: self._registry.with_mag(
-                name, lambda actor: self._into(target, actor, operation, level)
-            ),
+            lambda operation: self._registry.with_mag(name, lambda actor: self._into(target, actor, operation, level)),
         )
 
     async def _in_place(self, actor: MagActor, operation: Operation, level: CompressionLevel) -> str:
@@ -85,9 +82,7 @@ class Compressor:
         work = work_folder(layer_folder, actor.mag_name, facts.revision.epoch, operation.number)
         return await Compression(actor, operation, self._pool, self._threads, level, work, publish=None).run()
 
-    async def _into(
-        self, target: MagName, actor: MagActor, operation: Operation, level: CompressionLevel
-    ) -> str:
+    async def _into(self, target: MagName, actor: MagActor, operation: Operation, level: CompressionLevel) -> str:
         facts = await actor.describe()
         known = await self._registry.with_dataset(target.dataset_name, DatasetActor.current)
         target_layer = known.properties.layer(target.layer)

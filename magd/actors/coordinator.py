@@ -12,23 +12,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import structlog
 
 from magd.actors.dataset import DatasetActor
 from magd.actors.opening import header_of, unserved
-from magd.actors.operations import Operations
 from magd.actors.outcomes import Outcomes
-from magd.actors.registry import Registry
-from magd.actors.threads import Threads
 from magd.catalog import folders
 from magd.catalog.names import DatasetName, LayerName, MagName, check_new_name
-from magd.catalog.root import Root
 from magd.cubes.header import BlockType, Header
 from magd.errors import AlreadyExists, Conflict, InternalError, InvalidRequest, MagdError, NotFound, Reason
-from magd.geometry import BoundingBox, Mag
 from magd.properties.edits import (
     AddLayer,
     AddMag,
@@ -39,9 +33,18 @@ from magd.properties.edits import (
     etag_mismatch,
     layer_etag,
 )
-from magd.properties.file import Snapshot
-from magd.properties.model import LayerCategory, LayerProperties, MagProperties, VoxelSize
-from magd.voxels import VoxelFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from magd.actors.operations import Operations
+    from magd.actors.registry import Registry
+    from magd.actors.threads import Threads
+    from magd.catalog.root import Root
+    from magd.geometry import BoundingBox, Mag
+    from magd.properties.file import Snapshot
+    from magd.properties.model import LayerCategory, LayerProperties, MagProperties, VoxelSize
+    from magd.voxels import VoxelFormat
 
 T = TypeVar("T")
 
@@ -75,9 +78,7 @@ class Coordinator:
         self._outcomes = Outcomes(request_id_window_seconds)
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def once(
-        self, request_id: str, dataset: str, fingerprint: object, work: Callable[[], Awaitable[T]]
-    ) -> T:
+    async def once(self, request_id: str, dataset: str, fingerprint: object, work: Callable[[], Awaitable[T]]) -> T:
         """Do something to a dataset once for this request id, after what was begun before, to its end.
 
         :param fingerprint: what the request asks for; another one with the same id is refused
@@ -87,17 +88,15 @@ class Coordinator:
             outcome = asyncio.get_running_loop().create_future()
             self._outcomes.begin(request_id, fingerprint, outcome)
             self._group.create_task(self._in_turn(dataset, work, outcome))
-        return cast(T, await asyncio.shield(outcome))
+        return cast("T", await asyncio.shield(outcome))
 
-    async def _in_turn(
-        self, dataset: str, work: Callable[[], Awaitable[T]], outcome: asyncio.Future[T]
-    ) -> None:
+    async def _in_turn(self, dataset: str, work: Callable[[], Awaitable[T]], outcome: asyncio.Future[T]) -> None:
         try:
             async with self._locks[dataset]:
                 outcome.set_result(await work())
         except MagdError as error:
             outcome.set_exception(error)
-        except Exception as error:  # noqa: BLE001  # the border of the task: a bug must not end the daemon
+        except Exception as error:  # the border of the task: a bug must not end the daemon
             log.exception("change failed", dataset=dataset)
             outcome.set_exception(InternalError(f"{dataset}: {error!r}", metadata={"dataset": dataset}))
         finally:
@@ -235,12 +234,8 @@ class Coordinator:
         await self._threads.run(self._make_mag_folder, layer_name, layer, mag, header)
         await self._add_mag(name, header)
 
-    def _make_mag_folder(
-        self, layer_name: LayerName, layer: LayerProperties, mag: Mag, header: Header
-    ) -> None:
-        layer_folder = folders.create_layer_folder(
-            self._root.dataset_folder(layer_name.dataset_name), layer.name
-        )
+    def _make_mag_folder(self, layer_name: LayerName, layer: LayerProperties, mag: Mag, header: Header) -> None:
+        layer_folder = folders.create_layer_folder(self._root.dataset_folder(layer_name.dataset_name), layer.name)
         folders.create_mag_folder(layer_folder, mag, header)
 
     def _read_header(self, layer_name: LayerName, layer: LayerProperties, mag: MagProperties) -> Header:
@@ -283,15 +278,16 @@ class Coordinator:
         """
         snapshot = await self._registry.with_dataset(source.dataset_name, DatasetActor.current)
         layer = _require_served(snapshot, source.layer_name)
-        assert layer.voxels is not None and layer.category is not None, "a served layer has both"
+        assert layer.voxels is not None, "a served layer has a voxel format"
+        assert layer.category is not None, "a served layer has a category"
         name = MagName(target, source.layer, source.mag)
         try:
             known = await self._registry.with_dataset(name.dataset_name, DatasetActor.current)
         except NotFound:
             known = None
-        if known is not None and (there := known.properties.layer(source.layer)) is not None:
-            if there.mag(source.mag) is not None:
-                raise AlreadyExists(f"{name} exists", reason=Reason.MAG_EXISTS)
+        there = known.properties.layer(source.layer) if known is not None else None
+        if there is not None and there.mag(source.mag) is not None:
+            raise AlreadyExists(f"{name} exists", reason=Reason.MAG_EXISTS)
         await self.create_dataset(target, snapshot.properties.voxel_size, exist_ok=True)
         await self.create_layer(name.dataset_name, layer.name, layer.category, layer.voxels, exist_ok=True)
         return name

@@ -11,22 +11,24 @@
 
 from __future__ import annotations
 
-
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from magd.actors.actor import Actor, Envelope
 from magd.actors.opening import tidy_dataset
-from magd.actors.threads import Threads
 from magd.catalog.locks import FolderLock, lock_folder
-from magd.catalog.names import DatasetName
-from magd.catalog.root import Root
 from magd.errors import MagdError, NotAllowed, NotFound, Reason
 from magd.geometry import BoundingBox
 from magd.properties.edits import Edit, ExpectLayerEtag, ExtendBoundingBox
 from magd.properties.file import PropertiesFile, Snapshot
 from magd.properties.memory import BoundingBoxMemory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from magd.actors.threads import Threads
+    from magd.catalog.names import DatasetName
+    from magd.catalog.root import Root
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class DatasetActor(Actor[Message]):
 
     async def current(self) -> Snapshot:
         """The properties as they are on disk now."""
-        return cast(Snapshot, await self.ask(Refresh()))
+        return cast("Snapshot", await self.ask(Refresh()))
 
     async def known(self) -> Snapshot:
         """The properties as they were when last looked at: at least every change made through this actor."""
@@ -99,7 +101,7 @@ class DatasetActor(Actor[Message]):
 
         :raises Conflict: ETAG_MISMATCH
         """
-        return cast(Snapshot, await self.ask(Change(tuple(edits), etag, layer)))
+        return cast("Snapshot", await self.ask(Change(tuple(edits), etag, layer)))
 
     # -- the task ------------------------------------------------------------------------------------------------
 
@@ -174,10 +176,8 @@ class DatasetActor(Actor[Message]):
             case Extend():
                 boxes: dict[str, BoundingBox] = {}
                 for message in messages:
-                    extend = cast(Extend, message)
-                    boxes[extend.layer] = boxes.get(extend.layer, BoundingBox.empty()).union(
-                        extend.bounding_box
-                    )
+                    extend = cast("Extend", message)
+                    boxes[extend.layer] = boxes.get(extend.layer, BoundingBox.empty()).union(extend.bounding_box)
                 snapshot = self._save([ExtendBoundingBox(layer, box) for layer, box in boxes.items()])
             case Refresh():
                 pass
@@ -208,7 +208,8 @@ class DatasetActor(Actor[Message]):
         return saved
 
     def _opened(self) -> tuple[PropertiesFile, Snapshot]:
-        assert self._file is not None and self._snapshot is not None, "the actor receives after it has opened"
+        assert self._file is not None, "the actor receives after it has opened"
+        assert self._snapshot is not None, "the actor receives after it has opened"
         return self._file, self._snapshot
 
 

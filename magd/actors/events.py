@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
-from magd.acknowledgement import Revision
 from magd.actors.types import CommitEvent, Event, ExchangeEvent, OperationEvent, PropertiesEvent
 from magd.errors import OutOfBounds, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from magd.acknowledgement import Revision
 
 
 def resource_of(event: Event) -> str:

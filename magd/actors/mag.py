@@ -12,23 +12,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import structlog
 
-from magd.acknowledgement import Acknowledgement, Revision
 from magd.actors.actor import Actor, Envelope
-from magd.actors.budget import Lease
 from magd.actors.commit import CommitPoint
-from magd.actors.dataset import DatasetActor
-from magd.actors.events import Events
 from magd.actors.messages import Describe, Flush, Hold, ListCubeFiles, Message, Read, Write
 from magd.actors.opening import OpenedMag, layer_box, open_mag
 from magd.actors.outcomes import Outcomes
 from magd.actors.schedule import Claim, Schedule, Turn
-from magd.actors.threads import Threads
 from magd.actors.types import (
     Bounds,
     ExchangeEvent,
@@ -40,14 +34,23 @@ from magd.actors.types import (
 )
 from magd.catalog.folders import exchange_mag_folders
 from magd.catalog.locks import lock_folder
-from magd.catalog.names import MagName
-from magd.catalog.root import Root
-from magd.cubes.header import Header
 from magd.cubes.layout import split_by_cube_file
 from magd.cubes.mag_files import CubeFile, MagFiles
 from magd.errors import InternalError, MagdError, NotAllowed, OutOfBounds, Reason
-from magd.geometry import Box, Vec3
 from magd.journal import head as heads
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from magd.acknowledgement import Acknowledgement, Revision
+    from magd.actors.budget import Lease
+    from magd.actors.dataset import DatasetActor
+    from magd.actors.events import Events
+    from magd.actors.threads import Threads
+    from magd.catalog.names import MagName
+    from magd.catalog.root import Root
+    from magd.cubes.header import Header
+    from magd.geometry import Box, Vec3
 
 log = structlog.get_logger(__name__)
 
@@ -107,19 +110,19 @@ class MagActor(Actor[Message]):
 
         :raises NotFound, NotAllowed, DataLoss: it cannot be opened
         """
-        return self.facts_if_open() or cast(MagFacts, await self.ask(Describe()))
+        return self.facts_if_open() or cast("MagFacts", await self.ask(Describe()))
 
     async def write(self, command: WriteCommand, fingerprint: int, lease: Lease) -> Acknowledgement:
         """Commit one box. Cancelling the call does not cancel the write."""
-        return cast(Acknowledgement, await self.ask(Write(command, fingerprint), lease))
+        return cast("Acknowledgement", await self.ask(Write(command, fingerprint), lease))
 
     async def read(self, box: Box, lease: Lease) -> ReadResult:
         """Read one box, in voxels of the mag."""
-        return cast(ReadResult, await self.ask(Read(box), lease))
+        return cast("ReadResult", await self.ask(Read(box), lease))
 
     async def list_cube_files(self, box: Box | None, after: Vec3 | None, limit: int) -> list[CubeFile]:
         """Some cube files in (z, y, x) order."""
-        return cast(list[CubeFile], await self.ask(ListCubeFiles(box, after, limit)))
+        return cast("list[CubeFile]", await self.ask(ListCubeFiles(box, after, limit)))
 
     async def flush(self) -> None:
         """Raise everything acknowledged before to DISK."""
@@ -235,8 +238,8 @@ class MagActor(Actor[Message]):
         try:
             if opened.files.unsynced_bytes and not self._point().broken:
                 opened.files.sync()
-        except MagdError as error:
-            log.error("sync at close failed", mag=self.name, error=str(error))
+        except MagdError:
+            log.exception("sync at close failed", mag=self.name)
         opened.close()
 
     # -- jobs ----------------------------------------------------------------------------------------------------
@@ -305,7 +308,7 @@ class MagActor(Actor[Message]):
                     self._running -= 1
         except MagdError as error:
             envelope.reject(error)
-        except Exception as error:  # noqa: BLE001  # a bug in one job must not take the others with it
+        except Exception as error:  # a bug in one job must not take the others with it
             log.exception("job failed", mag=self.name, message=type(envelope.message).__name__)
             envelope.reject(InternalError(f"{self.name}: {error!r}", metadata={"mag": self.name}))
         else:

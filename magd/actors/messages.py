@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from magd.actors.types import WriteCommand
-from magd.geometry import Box, Vec3
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from magd.actors.types import WriteCommand
+    from magd.geometry import Box, Vec3
 
 
 @dataclass(frozen=True, slots=True)

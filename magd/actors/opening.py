@@ -19,19 +19,22 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from magd.catalog.folders import HEADER_NAME, recover_exchange, sweep
 from magd.catalog.locks import FolderLock, lock_folder
-from magd.catalog.names import DatasetName, MagName
-from magd.catalog.root import Root
-from magd.cubes.header import Header
 from magd.cubes.mag_files import MagFiles
 from magd.errors import MagdError, NotAllowed, NotFound, Reason
-from magd.geometry import Box
 from magd.journal import head as heads
-from magd.journal.head import Head
-from magd.properties.file import Snapshot
-from magd.properties.model import DatasetProperties, LayerProperties, MagProperties
+
+if TYPE_CHECKING:
+    from magd.catalog.names import DatasetName, MagName
+    from magd.catalog.root import Root
+    from magd.cubes.header import Header
+    from magd.geometry import Box
+    from magd.journal.head import Head
+    from magd.properties.file import Snapshot
+    from magd.properties.model import DatasetProperties, LayerProperties, MagProperties
 
 
 @dataclass(frozen=True, slots=True)

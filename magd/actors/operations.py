@@ -185,7 +185,7 @@ class Operations:
             operation.update(state=OperationState.CANCELLED, ended_at=time.time())
         except MagdError as error:
             self._fail(operation, error)
-        except Exception as error:  # noqa: BLE001  # the border of the operation: a bug in it must not end the daemon
+        except Exception as error:  # the border of the operation: a bug in it must not end the daemon
             log.exception("operation failed", operation=operation.name)
             self._fail(operation, InternalError(f"{operation.name}: {error!r}"))
         else:

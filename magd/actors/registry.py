@@ -10,20 +10,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from magd.actors.dataset import DatasetActor
 from magd.actors.events import Events, is_within
 from magd.actors.mag import MagActor
-from magd.actors.threads import Threads
-from magd.actors.types import StorageConfig
 from magd.catalog.names import DatasetName, MagName
-from magd.catalog.root import Root
 from magd.errors import Reason, Unavailable
-from magd.properties.file import Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    from magd.actors.threads import Threads
+    from magd.actors.types import StorageConfig
+    from magd.catalog.root import Root
+    from magd.properties.file import Snapshot
 
 T = TypeVar("T")
 N = TypeVar("N", DatasetName, MagName)
@@ -117,11 +120,7 @@ class Registry:
             try:
                 return await call(actor)
             except Unavailable as error:
-                if (
-                    error.reason is not Reason.ACTOR_STOPPED
-                    or not actor.is_closed
-                    or attempt == _ATTEMPTS - 1
-                ):
+                if error.reason is not Reason.ACTOR_STOPPED or not actor.is_closed or attempt == _ATTEMPTS - 1:
                     raise
                 await actor.ended()
         raise AssertionError("the last attempt returns or raises")

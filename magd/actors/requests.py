@@ -9,15 +9,17 @@ Costs are bytes of memory at the worst moment, charged before the request enters
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import xxhash
 
-from magd.actors.types import WriteCommand
-from magd.cubes.header import Header
 from magd.errors import InvalidRequest, Reason
-from magd.geometry import Box
-from magd.voxels import VoxelFormat
+
+if TYPE_CHECKING:
+    from magd.actors.types import WriteCommand
+    from magd.cubes.header import Header
+    from magd.geometry import Box
+    from magd.voxels import VoxelFormat
 
 WORKING_BYTES: Final = 8 << 20
 """The storage works through a box in pieces: what it needs for them at once is bounded, however large the box."""
@@ -76,9 +78,7 @@ def write_cost(header: Header, box: Box) -> int:
 
 def read_cost(header: Header, box: Box) -> int:
     """Bytes of memory that reading a box needs."""
-    return header.voxels.nbytes(box) + min(
-        header.voxels.nbytes(box.aligned_outward(header.block_len)), WORKING_BYTES
-    )
+    return header.voxels.nbytes(box) + min(header.voxels.nbytes(box.aligned_outward(header.block_len)), WORKING_BYTES)
 
 
 def fingerprint_of(command: WriteCommand) -> int:

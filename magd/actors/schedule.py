@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from magd.geometry import Box
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from magd.geometry import Box
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ class Turn:
         self._left = True
         self._schedule._remove(self)  # noqa: SLF001  # one mechanism in two classes
         for follower in self._followers:
-            follower._unblock()
+            follower._unblock()  # noqa: SLF001  # another turn
         self._followers.clear()
 
     def _wait_for(self, earlier: Turn) -> None:

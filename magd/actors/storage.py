@@ -10,13 +10,10 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
-from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
-from magd.acknowledgement import Acknowledgement, Revision
 from magd.actors.budget import Lease, MemoryBudget
 from magd.actors.checking import check
 from magd.actors.compressor import Compressor
@@ -48,13 +45,7 @@ from magd.actors.types import (
 from magd.actors.views import Views
 from magd.catalog.folders import sweep
 from magd.catalog.names import DatasetName, LayerName, MagName, parse_resource
-from magd.catalog.root import Root
-from magd.compression.pool import CompressionPool
-from magd.cubes.check import Finding
-from magd.cubes.encode import CompressionLevel
-from magd.cubes.header import BlockType
 from magd.errors import InvalidRequest, MagdError, NotAllowed, NotFound, Reason
-from magd.geometry import BoundingBox, Box, Mag, Vec3
 from magd.properties.edits import (
     Edit,
     SetBoundingBox,
@@ -62,9 +53,21 @@ from magd.properties.edits import (
     SetLargestSegmentId,
 )
 from magd.properties.file import PropertiesFile, Snapshot
-from magd.properties.forms import JsonObject
-from magd.properties.model import LayerCategory, VoxelSize
-from magd.voxels import VoxelFormat
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from types import TracebackType
+
+    from magd.acknowledgement import Acknowledgement, Revision
+    from magd.catalog.root import Root
+    from magd.compression.pool import CompressionPool
+    from magd.cubes.check import Finding
+    from magd.cubes.encode import CompressionLevel
+    from magd.cubes.header import BlockType
+    from magd.geometry import BoundingBox, Box, Mag, Vec3
+    from magd.properties.forms import JsonObject
+    from magd.properties.model import LayerCategory, VoxelSize
+    from magd.voxels import VoxelFormat
 
 CUBE_FILES_AT_ONCE: Final = 500
 
@@ -97,9 +100,7 @@ class Storage:
             self._group,
             request_id_window_seconds=config.request_id_window_seconds,
         )
-        self._compressor = Compressor(
-            root, pool, self._threads, self._registry, self._operations, self._coordinator
-        )
+        self._compressor = Compressor(root, pool, self._threads, self._registry, self._operations, self._coordinator)
         self._started_at = time.monotonic()
 
     async def __aenter__(self) -> Self:
@@ -155,9 +156,7 @@ class Storage:
         snapshot = await self._registry.with_dataset(name, DatasetActor.current)
         return await self._threads.run(self._views.dataset, name, snapshot, self._facts(str(name)))
 
-    async def create_dataset(
-        self, name: str, voxel_size: VoxelSize, *, exist_ok: bool, request_id: str
-    ) -> DatasetInfo:
+    async def create_dataset(self, name: str, voxel_size: VoxelSize, *, exist_ok: bool, request_id: str) -> DatasetInfo:
         """Create an empty dataset, or return one with the same voxel size.
 
         :raises AlreadyExists: it exists
@@ -176,7 +175,7 @@ class Storage:
         name: DatasetName,
         *,
         etag: str,
-        default_view_configuration: JsonObject | None | Unchanged = UNCHANGED,
+        default_view_configuration: JsonObject | Unchanged | None = UNCHANGED,
         request_id: str,
     ) -> DatasetInfo:
         """Change properties of a dataset.
@@ -244,7 +243,7 @@ class Storage:
         *,
         etag: str,
         bounding_box: BoundingBox | Unchanged = UNCHANGED,
-        default_view_configuration: JsonObject | None | Unchanged = UNCHANGED,
+        default_view_configuration: JsonObject | Unchanged | None = UNCHANGED,
         largest_segment_id: int | Unchanged = UNCHANGED,
         request_id: str,
     ) -> LayerInfo:
@@ -509,9 +508,7 @@ class Storage:
             request_id,
             dataset.dataset,
             ("change", dataset, layer, repr(edits), etag),
-            lambda: self._registry.with_dataset(
-                dataset, lambda actor: actor.change(edits, etag=etag, layer=layer)
-            ),
+            lambda: self._registry.with_dataset(dataset, lambda actor: actor.change(edits, etag=etag, layer=layer)),
         )
 
     def _facts(self, within: str) -> dict[MagName, MagFacts]:

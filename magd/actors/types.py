@@ -5,18 +5,21 @@ The edges (gRPC, HTTP) translate between these and their own messages. Nothing h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from magd.acknowledgement import Durability, Revision
-from magd.catalog.names import DatasetName, LayerName, MagName
-from magd.cubes.header import BlockType
-from magd.geometry import BoundingBox, Box
-from magd.properties.forms import JsonObject
-from magd.properties.model import LayerCategory, VoxelSize
-from magd.voxels import VoxelArray, VoxelFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from magd.catalog.names import DatasetName, LayerName, MagName
+    from magd.cubes.header import BlockType
+    from magd.geometry import BoundingBox, Box
+    from magd.properties.forms import JsonObject
+    from magd.properties.model import LayerCategory, VoxelSize
+    from magd.voxels import VoxelArray, VoxelFormat
 
 
 class Bounds(Enum):

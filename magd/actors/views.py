@@ -7,18 +7,22 @@ taken for all there is.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from magd.actors.mag import MagFacts
 from magd.actors.opening import header_of
 from magd.actors.types import DatasetInfo, LayerInfo, MagInfo
 from magd.catalog.names import DatasetName, LayerName, MagName
-from magd.catalog.root import Root
 from magd.errors import MagdError
-from magd.geometry import Box
 from magd.properties.edits import layer_etag
-from magd.properties.file import Snapshot
-from magd.properties.model import LayerProperties, MagProperties
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from magd.actors.mag import MagFacts
+    from magd.catalog.root import Root
+    from magd.geometry import Box
+    from magd.properties.file import Snapshot
+    from magd.properties.model import LayerProperties, MagProperties
 
 
 class Views:
@@ -40,9 +44,7 @@ class Views:
         :param facts: of the mags in use; the others are described by their header.wkw
         """
         properties = snapshot.properties
-        layers = (
-            (self.layer(name, snapshot, layer, facts) for layer in properties.layers) if with_layers else ()
-        )
+        layers = (self.layer(name, snapshot, layer, facts) for layer in properties.layers) if with_layers else ()
         return DatasetInfo(
             name=name,
             voxel_size=properties.voxel_size,

@@ -12,18 +12,21 @@ what was found in it is dropped and the mag is checked again.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from magd.catalog.names import DatasetName, LayerName, MagName, ResourceName
-from magd.catalog.root import Root
 from magd.cubes.check import CheckedFile, Finding, check_layer_folder, check_mag
 from magd.cubes.mag_files import MagFiles
 from magd.errors import MagdError, NotFound, Reason
 from magd.journal import head as heads
 from magd.properties.file import PROPERTIES_NAME, PropertiesFile
-from magd.properties.model import LayerProperties, MagProperties
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from magd.catalog.root import Root
+    from magd.properties.model import LayerProperties, MagProperties
 
 _ATTEMPTS: Final = 3
 """How often a mag is checked while its files are exchanged again and again; the last result stands."""
@@ -44,9 +47,7 @@ def check_root(root: Root, resource: ResourceName | None, *, deep: bool) -> Iter
         yield from _check_dataset(root, DatasetName(resource.dataset), resource, deep)
 
 
-def _check_dataset(
-    root: Root, name: DatasetName, resource: ResourceName | None, deep: bool
-) -> Iterator[CheckedFile]:
+def _check_dataset(root: Root, name: DatasetName, resource: ResourceName | None, deep: bool) -> Iterator[CheckedFile]:
     path = os.path.join(name.dataset, PROPERTIES_NAME)
     try:
         properties = PropertiesFile(root.properties_path(name)).load().properties
@@ -152,8 +153,7 @@ def _below(root: Root, folder: str, checked: CheckedFile) -> CheckedFile:
     """The same with paths relative to the root instead of to a folder below it."""
     prefix = os.path.relpath(folder, root.path)
     findings = tuple(
-        replace(finding, file=os.path.normpath(os.path.join(prefix, finding.file)))
-        for finding in checked.findings
+        replace(finding, file=os.path.normpath(os.path.join(prefix, finding.file))) for finding in checked.findings
     )
     file = os.path.normpath(os.path.join(prefix, checked.file))
     return CheckedFile(file, checked.is_cube_file, findings)

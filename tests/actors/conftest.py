@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,6 +10,10 @@ from magd.actors.storage import Storage
 from magd.actors.types import StorageConfig
 from magd.catalog.root import Root
 from magd.compression.pool import CompressionPool
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
 CONFIG = StorageConfig(budget_bytes=256 << 20, io_threads=4)
 

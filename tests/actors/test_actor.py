@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pytest
 
 from magd.actors.actor import Actor, Envelope
 from magd.actors.budget import MemoryBudget
 from magd.errors import DataLoss, InternalError, MagdError, Reason, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,7 @@ class Work:
 class Worker(Actor[Work]):
     """Does one thing after the other."""
 
-    def __init__(
-        self, *, mailbox_size: int = 4, idle_seconds: float | None = None, opening: MagdError | None = None
-    ):
+    def __init__(self, *, mailbox_size: int = 4, idle_seconds: float | None = None, opening: MagdError | None = None):
         super().__init__("worker", mailbox_size=mailbox_size, on_end=lambda: setattr(self, "has_ended", True))
         self.has_ended = False
         self.done: list[object] = []

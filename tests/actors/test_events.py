@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +13,9 @@ from magd.actors.types import CommitEvent, Event, ExchangeEvent
 from magd.catalog.names import MagName
 from magd.errors import OutOfBounds, Reason
 from magd.geometry import ORIGIN, Box, Mag, Vec3
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 MAG = MagName("brain", "color", Mag.of(1))
 OTHER = MagName("brain", "color", Mag.of(2))

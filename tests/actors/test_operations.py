@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +12,9 @@ from magd.actors.events import Events
 from magd.actors.operations import Operation, Operations
 from magd.actors.types import OperationEvent, OperationProgress, OperationState
 from magd.errors import DataLoss, NotFound, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 RESOURCE = "datasets/brain/layers/color/mags/1"
 

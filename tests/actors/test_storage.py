@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,7 +16,6 @@ from magd.actors.storage import Storage
 from magd.actors.types import Bounds, CommitEvent, OperationState, WriteCommand
 from magd.catalog.names import DatasetName, LayerName, MagName
 from magd.catalog.root import Root
-from magd.compression.pool import CompressionPool
 from magd.cubes.header import BlockType
 from magd.errors import (
     AlreadyExists,
@@ -34,7 +33,12 @@ from magd.geometry import BoundingBox, Box, Mag, Vec3
 from magd.properties.model import LayerCategory, VoxelSize
 from magd.voxels import VoxelArray, VoxelFormat
 from tests.actors.conftest import CONFIG
-from tests.support.voxels import NANOMETERS, finished, make_mag, read, read_result, write
+from tests.support.voxels import NANOMETERS, finished, make_mag, read, read_result, until, write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from magd.compression.pool import CompressionPool
 
 BRAIN = DatasetName("brain")
 COLOR = LayerName("brain", "color")
@@ -43,10 +47,7 @@ UINT8 = VoxelFormat.of("uint8", 1)
 
 def tree_of(folder: Path) -> dict[str, bytes | None]:
     """Every file below a folder with its content, and every folder."""
-    return {
-        os.path.relpath(path, folder): path.read_bytes() if path.is_file() else None
-        for path in folder.rglob("*")
-    }
+    return {os.path.relpath(path, folder): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 def ones(*size: int) -> VoxelArray:
@@ -88,16 +89,12 @@ async def test_datasets_are_listed_in_pages_also_those_copied_in_while_it_runs(
     assert (await storage.get_dataset(DatasetName("bb"))).voxel_size == NANOMETERS
 
 
-async def test_a_dataset_that_cannot_be_read_is_listed_with_the_reason(
-    storage: Storage, tmp_path: Path
-) -> None:
+async def test_a_dataset_that_cannot_be_read_is_listed_with_the_reason(storage: Storage, tmp_path: Path) -> None:
     broken = tmp_path / "root" / "broken"
     broken.mkdir()
     (broken / "datasource-properties.json").write_text("{")
     await storage.create_dataset("whole", NANOMETERS, exist_ok=False, request_id="")
-    listed = {
-        info.name.dataset: info.unserved_reason for info in await storage.list_datasets(limit=9, after=None)
-    }
+    listed = {info.name.dataset: info.unserved_reason for info in await storage.list_datasets(limit=9, after=None)}
     assert listed["whole"] is None
     assert listed["broken"]
     with pytest.raises(NotAllowed) as refused:
@@ -117,9 +114,7 @@ async def test_exist_ok_takes_what_is_equal_and_refuses_what_differs(storage: St
     assert refused.value.metadata["field"] == "voxel_size"
 
     async def layer(voxels: VoxelFormat, *, exist_ok: bool) -> None:
-        await storage.create_layer(
-            BRAIN, "color", LayerCategory.COLOR, voxels, exist_ok=exist_ok, request_id=""
-        )
+        await storage.create_layer(BRAIN, "color", LayerCategory.COLOR, voxels, exist_ok=exist_ok, request_id="")
 
     await layer(UINT8, exist_ok=True)
     with pytest.raises(AlreadyExists):
@@ -149,9 +144,7 @@ async def test_exist_ok_takes_what_is_equal_and_refuses_what_differs(storage: St
 async def test_many_writers_that_start_at_once_make_one_dataset(storage: Storage) -> None:
     async def start(number: int) -> MagName:
         await storage.create_dataset("brain", NANOMETERS, exist_ok=True, request_id=f"d{number}")
-        await storage.create_layer(
-            BRAIN, "color", LayerCategory.COLOR, UINT8, exist_ok=True, request_id=f"l{number}"
-        )
+        await storage.create_layer(BRAIN, "color", LayerCategory.COLOR, UINT8, exist_ok=True, request_id=f"l{number}")
         info = await storage.create_mag(
             COLOR,
             Mag.of(1),
@@ -196,9 +189,7 @@ async def test_names_that_magd_does_not_give_are_refused(storage: Storage, tmp_p
 
 
 @pytest.mark.parametrize(("block_len", "file_len"), [(0, 1), (3, 1), (256, 1), (8, -1), (8, 129)])
-async def test_lengths_that_wkw_does_not_have_are_refused(
-    storage: Storage, block_len: int, file_len: int
-) -> None:
+async def test_lengths_that_wkw_does_not_have_are_refused(storage: Storage, block_len: int, file_len: int) -> None:
     await make_mag(storage)
     with pytest.raises(InvalidRequest, match="power of two"):
         await storage.create_mag(
@@ -226,9 +217,7 @@ async def test_a_layer_is_renamed_with_its_folder_and_data(storage: Storage, tmp
     assert missing.value.reason is Reason.LAYER_NOT_FOUND
 
 
-async def test_deleting_moves_to_the_trash_and_what_is_made_again_is_empty(
-    storage: Storage, tmp_path: Path
-) -> None:
+async def test_deleting_moves_to_the_trash_and_what_is_made_again_is_empty(storage: Storage, tmp_path: Path) -> None:
     root = tmp_path / "root"
     mag = await make_mag(storage)
     await write(storage, mag, (0, 0, 0), ones(4, 4, 4))
@@ -283,9 +272,7 @@ async def test_a_bounding_box_grows_with_writes_and_shrinks_only_with_an_etag(st
     assert (await storage.get_layer(COLOR)).bounding_box == BoundingBox(Vec3(0, 0, 0), Vec3(11, 2, 2))
 
 
-async def test_extensions_of_many_mags_and_edits_of_others_are_all_kept(
-    storage: Storage, tmp_path: Path
-) -> None:
+async def test_extensions_of_many_mags_and_edits_of_others_are_all_kept(storage: Storage, tmp_path: Path) -> None:
     mags = [await make_mag(storage, mag=name) for name in ("1", "2", "4")]
     file = tmp_path / "root/brain/datasource-properties.json"
 
@@ -294,13 +281,9 @@ async def test_extensions_of_many_mags_and_edits_of_others_are_all_kept(
         tree["note"] = "by somebody else"
         file.write_text(json.dumps(tree))
 
-    await asyncio.gather(
-        *[write(storage, mag, (7 * i, 0, 0), ones(3, 3, 3)) for i in range(4) for mag in mags]
-    )
+    await asyncio.gather(*[write(storage, mag, (7 * i, 0, 0), ones(3, 3, 3)) for i in range(4) for mag in mags])
     await edit()
-    await asyncio.gather(
-        *[write(storage, mag, (7 * i, 0, 0), ones(3, 3, 3)) for i in range(4, 8) for mag in mags]
-    )
+    await asyncio.gather(*[write(storage, mag, (7 * i, 0, 0), ones(3, 3, 3)) for i in range(4, 8) for mag in mags])
     tree = json.loads(file.read_bytes())
     assert tree["note"] == "by somebody else"
     assert (await storage.get_layer(COLOR)).bounding_box == BoundingBox(Vec3(0, 0, 0), Vec3(4 * 52, 12, 12))
@@ -319,13 +302,9 @@ async def test_a_stale_box_written_back_by_another_program_does_not_lose_the_ext
 
 async def test_view_configurations_and_segment_ids_are_updated(storage: Storage) -> None:
     await make_mag(storage)
-    dataset = await storage.update_dataset(
-        BRAIN, etag="", default_view_configuration={"zoom": 2}, request_id=""
-    )
+    dataset = await storage.update_dataset(BRAIN, etag="", default_view_configuration={"zoom": 2}, request_id="")
     assert dataset.default_view_configuration == {"zoom": 2}
-    layer = await storage.update_layer(
-        COLOR, etag="", default_view_configuration={"alpha": 50}, request_id=""
-    )
+    layer = await storage.update_layer(COLOR, etag="", default_view_configuration={"alpha": 50}, request_id="")
     assert layer.default_view_configuration == {"alpha": 50}
     layer = await storage.update_layer(COLOR, etag=layer.etag, default_view_configuration=None, request_id="")
     assert layer.default_view_configuration is None
@@ -379,9 +358,7 @@ async def test_boxes_that_no_mag_has_are_refused(
         assert refused.value.reason is Reason.INVALID_BOX
 
 
-async def test_wrong_voxels_and_too_large_boxes_are_refused_before_any_data(
-    storage: Storage, tmp_path: Path
-) -> None:
+async def test_wrong_voxels_and_too_large_boxes_are_refused_before_any_data(storage: Storage, tmp_path: Path) -> None:
     mag = await make_mag(storage)
     before = tree_of(tmp_path / "root")
     box = Box.of((0, 0, 0), (1, 1, 1))
@@ -427,8 +404,7 @@ async def test_a_retry_joins_and_other_content_under_the_same_id_is_refused(stor
 async def test_a_write_whose_caller_goes_away_is_done_and_its_memory_given_back(storage: Storage) -> None:
     mag = await make_mag(storage)
     calls = [asyncio.create_task(write(storage, mag, (0, 0, 4 * i), ones(64, 64, 4))) for i in range(8)]
-    while not storage.status().mags or not storage.status().mags[0].running:
-        await asyncio.sleep(0)
+    await until(lambda: any(mag.running for mag in storage.status().mags))
     for call in calls:
         call.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
@@ -463,8 +439,7 @@ async def test_revisions_rise_with_each_write_and_their_epoch_with_each_start(
         async with Storage(Root(str(tmp_path)), CONFIG, pool) as storage:
             mag = await make_mag(storage) if not seen else MagName("brain", "color", Mag.of(1))
             seen.append((await read_result(storage, mag, Box.of((0, 0, 0), (1, 1, 1)))).revision)
-            for _ in range(2):
-                seen.append((await write(storage, mag, (0, 0, 0), ones(1, 1, 1))).revision)
+            seen.extend([(await write(storage, mag, (0, 0, 0), ones(1, 1, 1))).revision for _ in range(2)])
     assert seen == sorted(set(seen))
 
 
@@ -504,9 +479,7 @@ async def test_cube_files_are_listed_in_order_with_what_they_cover(storage: Stor
     assert [file.path for file in files] == ["z0/y0/x2.wkw", "z0/y0/x10.wkw", "z0/y1/x0.wkw", "z1/y0/x0.wkw"]
     assert files[0].box == Box.of((32, 0, 0), (16, 16, 16))
     assert files[0].size_bytes == 16 + 16**3
-    some = [
-        file.path async for part in storage.cube_files(mag, Box.of((0, 0, 0), (33, 1, 1))) for file in part
-    ]
+    some = [file.path async for part in storage.cube_files(mag, Box.of((0, 0, 0), (33, 1, 1))) for file in part]
     assert some == ["z0/y0/x2.wkw"]
 
 
@@ -603,6 +576,32 @@ async def test_writes_during_a_compression_are_all_in_the_result(storage: Storag
     assert np.array_equal((await read(storage, mag, (0, 0, 0), (64, 64, 64)))[0], model)
 
 
+async def test_writes_that_wait_behind_the_exchange_do_not_lose_each_other(storage: Storage) -> None:
+    # Eight writers, each with a block of its own in one cube file. While it is raw they may run side by side; those
+    # that wait while the files are exchanged go into a compressed file, which is rewritten as a whole.
+    mag = await make_mag(storage, block_len=8, file_len=2)
+    offsets = [(x, y, z) for x in (0, 8) for y in (0, 8) for z in (0, 8)]
+    for _ in range(5):
+        operation = await storage.compress(mag, target=None, level="fast", request_id="")
+
+        async def keep_writing(offset: tuple[int, int, int], name: str, mag: MagName) -> int:
+            value = 0
+            for _ in range(40):
+                if value and storage.get_operation(name).state.has_ended:
+                    break
+                value += 1
+                await write(storage, mag, offset, ones(8, 8, 8) * np.uint8(value))
+            return value
+
+        last = await asyncio.gather(*[keep_writing(offset, operation.name, mag) for offset in offsets])
+        assert (await finished(storage, operation)).state is OperationState.SUCCEEDED
+        data = (await read(storage, mag, (0, 0, 0), (16, 16, 16)))[0]
+        for (x, y, z), value in zip(offsets, last, strict=True):
+            assert (data[x : x + 8, y : y + 8, z : z + 8] == value).all()
+        await storage.delete_mag(mag, request_id="")
+        mag = await make_mag(storage, block_len=8, file_len=2)
+
+
 # -- the daemon ------------------------------------------------------------------------------------------------------
 
 
@@ -653,14 +652,11 @@ async def test_one_folder_under_two_names_has_one_actor(storage: Storage, tmp_pa
     assert refused.value.reason is Reason.LOCKED
 
 
-async def test_draining_finishes_accepted_writes_and_refuses_new_ones(
-    tmp_path: Path, pool: CompressionPool
-) -> None:
+async def test_draining_finishes_accepted_writes_and_refuses_new_ones(tmp_path: Path, pool: CompressionPool) -> None:
     async with Storage(Root(str(tmp_path)), CONFIG, pool) as storage:
         mag = await make_mag(storage)
         calls = [asyncio.create_task(write(storage, mag, (0, 0, 4 * i), ones(64, 64, 4))) for i in range(8)]
-        while not storage.status().mags or not storage.status().mags[0].running:
-            await asyncio.sleep(0)
+        await until(lambda: any(mag.running for mag in storage.status().mags))
         await storage.drain()
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         with pytest.raises(Unavailable):
@@ -674,16 +670,12 @@ async def test_draining_finishes_accepted_writes_and_refuses_new_ones(
             assert isinstance(outcome, Unavailable)
 
 
-async def test_a_mag_that_nobody_uses_is_closed_and_opened_again(
-    tmp_path: Path, pool: CompressionPool
-) -> None:
+async def test_a_mag_that_nobody_uses_is_closed_and_opened_again(tmp_path: Path, pool: CompressionPool) -> None:
     config = replace(CONFIG, idle_seconds=0.01, request_id_window_seconds=0.01)
     async with Storage(Root(str(tmp_path)), config, pool) as storage:
         mag = await make_mag(storage)
         first = await write(storage, mag, (0, 0, 0), ones(4, 4, 4))
-        async with asyncio.timeout(10):
-            while storage.status().mags:
-                await asyncio.sleep(0.005)
+        await until(lambda: not storage.status().mags)
         second = await write(storage, mag, (0, 0, 0), ones(4, 4, 4))
         assert second.revision.epoch == first.revision.epoch + 1
 
@@ -712,7 +704,6 @@ async def test_a_command_for_a_missing_mag_gives_its_memory_back(storage: Storag
     await make_mag(storage)
     box = Box.of((0, 0, 0), (4, 4, 4))
     command = WriteCommand("id", box, UINT8.zeros(box.size), Durability.NONE, Bounds.EXTEND)
-    with pytest.raises(NotFound):
-        with await storage.budget.lease(64) as lease:
-            await storage.write(MagName("brain", "color", Mag.of(8)), command, lease)
+    with await storage.budget.lease(64) as lease, pytest.raises(NotFound):
+        await storage.write(MagName("brain", "color", Mag.of(8)), command, lease)
     assert storage.budget.used_bytes == 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from hypothesis import settings
@@ -19,12 +19,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from magd.acknowledgement import Durability, Revision
 from magd.actors.storage import Storage
 from magd.actors.types import OperationState, StorageConfig
-from magd.catalog.names import MagName
 from magd.catalog.root import Root
-from magd.compression.pool import CompressionPool
 from magd.geometry import Box, Vec3
-from magd.voxels import VoxelArray
 from tests.support.voxels import finished, make_mag, read_result, write
+
+if TYPE_CHECKING:
+    from magd.catalog.names import MagName
+    from magd.compression.pool import CompressionPool
+    from magd.voxels import VoxelArray
 
 EDGE = 40
 """The model is a cube of so many voxels; cube files have 16, blocks 8."""
@@ -57,9 +59,7 @@ class StorageMachine(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.open()
         self.compressed = compressed
-        self.mag: MagName = self.run(
-            make_mag(self.storage, dtype=dtype, num_channels=channels, compressed=compressed)
-        )
+        self.mag: MagName = self.run(make_mag(self.storage, dtype=dtype, num_channels=channels, compressed=compressed))
         self.model: VoxelArray = np.zeros((channels, EDGE, EDGE, EDGE), dtype=dtype, order="F")
         self.written = Box.of((0, 0, 0), (0, 0, 0))
         self.last_revision = Revision(0, 0)
@@ -87,9 +87,7 @@ class StorageMachine(RuleBasedStateMachine):
         jobs = [(box, self.data(box)) for box in writes]
 
         async def both() -> tuple[list[Any], list[Any]]:
-            acks = [
-                write(self.storage, self.mag, box.offset, data, durability=durability) for box, data in jobs
-            ]
+            acks = [write(self.storage, self.mag, box.offset, data, durability=durability) for box, data in jobs]
             seen = [read_result(self.storage, self.mag, box) for box in reads]
             results = await asyncio.gather(*acks, *seen)
             return results[: len(acks)], results[len(acks) :]
@@ -143,9 +141,7 @@ class StorageMachine(RuleBasedStateMachine):
 
         async def compress() -> Any:
             operation = await self.storage.compress(self.mag, target=None, level="auto", request_id="")
-            acks = []
-            for box, data in jobs:
-                acks.append(await write(self.storage, self.mag, box.offset, data))
+            acks = [await write(self.storage, self.mag, box.offset, data) for box, data in jobs]
             return await finished(self.storage, operation), acks
 
         operation, acks = self.run(compress())

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from magd.errors import DataLoss
 from magd.journal import head as heads
 from magd.journal.head import Head
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_a_mag_without_a_head_was_never_written_and_looking_leaves_no_trace(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from magd.properties.model import LayerCategory, VoxelSize
 from magd.voxels import VoxelArray, VoxelFormat
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from magd.actors.storage import Storage
 
 NANOMETERS = VoxelSize(11.24, 11.24, 28.0, "nanometer")
@@ -36,9 +39,7 @@ async def make_mag(
     """Create a mag, with dataset and layer where they are missing."""
     await storage.create_dataset(dataset, NANOMETERS, exist_ok=True, request_id="")
     voxels = VoxelFormat.of(dtype, num_channels)
-    await storage.create_layer(
-        DatasetName(dataset), layer, LayerCategory.COLOR, voxels, exist_ok=True, request_id=""
-    )
+    await storage.create_layer(DatasetName(dataset), layer, LayerCategory.COLOR, voxels, exist_ok=True, request_id="")
     info = await storage.create_mag(
         LayerName(dataset, layer),
         Mag.of(mag),
@@ -65,9 +66,7 @@ async def write(
     whole = np.asfortranarray(data if data.ndim == 4 else data[np.newaxis])
     box = Box(Vec3.of(offset), Vec3.of(whole.shape[1:]))
     cost = await storage.check_write(mag, box, VoxelFormat.of(whole.dtype, whole.shape[0]), bounds)
-    command = WriteCommand(
-        str(uuid.uuid4()) if request_id is None else request_id, box, whole, durability, bounds
-    )
+    command = WriteCommand(str(uuid.uuid4()) if request_id is None else request_id, box, whole, durability, bounds)
     with await storage.budget.lease(cost) as lease:
         return await storage.write(mag, command, lease)
 
@@ -82,6 +81,13 @@ async def read_result(storage: Storage, mag: MagName, box: Box | None = None) ->
 async def read(storage: Storage, mag: MagName, offset: Vec3Like, size: Vec3Like) -> VoxelArray:
     """Read (c, x, y, z) voxels."""
     return (await read_result(storage, mag, Box.of(offset, size))).data
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let everything else go on until something is so. Bounded; for what has no event to wait for."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0)  # it yields, it does not wait for time to pass
 
 
 async def finished(storage: Storage, operation: OperationInfo) -> OperationInfo:
