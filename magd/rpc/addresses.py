@@ -111,9 +111,7 @@ def unix_socket(address: UnixPath, bind: Callable[[str], object]) -> Iterator[No
     path = address.path
     _check_socket_is_stale(path, "grpc")
     if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES - _ROOM_FOR_FOLDER:
-        raise _invalid(
-            "grpc", str(address), f"it is longer than {_MAX_SOCKET_PATH_BYTES - _ROOM_FOR_FOLDER} bytes"
-        )
+        raise _invalid("grpc", str(address), f"it is longer than {_MAX_SOCKET_PATH_BYTES - _ROOM_FOR_FOLDER} bytes")
     with os_errors_of(path), tempfile.TemporaryDirectory(prefix=".", dir=os.path.dirname(path)) as folder:
         bound = os.path.join(folder, "s")
         bind(bound)

@@ -33,9 +33,7 @@ class EdgeConfig:
         for name in ("stall_seconds", "min_rate_bytes_per_second"):
             value = getattr(self, name)
             if not value > 0:
-                raise InvalidRequest(
-                    f"{name} {value} is not above 0", metadata={"field": name, "value": value}
-                )
+                raise InvalidRequest(f"{name} {value} is not above 0", metadata={"field": name, "value": value})
 
 
 def server_options() -> list[tuple[str, int]]:

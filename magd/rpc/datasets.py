@@ -94,13 +94,9 @@ class DatasetService(DatasetServiceServicer):
         """One page of the layers of a dataset."""
         info = await self._storage.get_dataset(DatasetName.parse(request.parent, field="parent"))
         page, token = _page(request.parent, info.layers, request.page_size, request.page_token)
-        return dataset_pb2.ListLayersResponse(
-            layers=[to_proto.layer(each) for each in page], next_page_token=token
-        )
+        return dataset_pb2.ListLayersResponse(layers=[to_proto.layer(each) for each in page], next_page_token=token)
 
-    async def GetLayer(
-        self, request: dataset_pb2.GetLayerRequest, context: Context
-    ) -> dataset_pb2.GetLayerResponse:
+    async def GetLayer(self, request: dataset_pb2.GetLayerRequest, context: Context) -> dataset_pb2.GetLayerResponse:
         """One layer."""
         info = await self._storage.get_layer(LayerName.parse(request.name))
         return dataset_pb2.GetLayerResponse(layer=to_proto.layer(info))
@@ -128,9 +124,7 @@ class DatasetService(DatasetServiceServicer):
         info = await self._storage.update_layer(
             LayerName.parse(request.name),
             etag=request.etag,
-            bounding_box=(
-                from_proto.bounding_box(request.bounding_box, "bounding_box") if has_box else UNCHANGED
-            ),
+            bounding_box=(from_proto.bounding_box(request.bounding_box, "bounding_box") if has_box else UNCHANGED),
             default_view_configuration=from_proto.json_object(request, "default_view_configuration_json"),
             largest_segment_id=request.largest_segment_id if has_segment_id else UNCHANGED,
             request_id=from_proto.request_id(request.request_id),
@@ -160,24 +154,18 @@ class DatasetService(DatasetServiceServicer):
         )
         return dataset_pb2.DeleteLayerResponse(trash_path=trash_path)
 
-    async def ListMags(
-        self, request: dataset_pb2.ListMagsRequest, context: Context
-    ) -> dataset_pb2.ListMagsResponse:
+    async def ListMags(self, request: dataset_pb2.ListMagsRequest, context: Context) -> dataset_pb2.ListMagsResponse:
         """One page of the mags of a layer."""
         info = await self._storage.get_layer(LayerName.parse(request.parent, field="parent"))
         page, token = _page(request.parent, info.mags, request.page_size, request.page_token)
         return dataset_pb2.ListMagsResponse(mags=[to_proto.mag(each) for each in page], next_page_token=token)
 
-    async def GetMag(
-        self, request: dataset_pb2.GetMagRequest, context: Context
-    ) -> dataset_pb2.GetMagResponse:
+    async def GetMag(self, request: dataset_pb2.GetMagRequest, context: Context) -> dataset_pb2.GetMagResponse:
         """One mag."""
         info = await self._storage.get_mag(MagName.parse(request.name))
         return dataset_pb2.GetMagResponse(mag=to_proto.mag(info))
 
-    async def CreateMag(
-        self, request: dataset_pb2.CreateMagRequest, context: Context
-    ) -> dataset_pb2.CreateMagResponse:
+    async def CreateMag(self, request: dataset_pb2.CreateMagRequest, context: Context) -> dataset_pb2.CreateMagResponse:
         """Create an empty mag."""
         info = await self._storage.create_mag(
             LayerName.parse(request.parent, field="parent"),
@@ -190,9 +178,7 @@ class DatasetService(DatasetServiceServicer):
         )
         return dataset_pb2.CreateMagResponse(mag=to_proto.mag(info))
 
-    async def DeleteMag(
-        self, request: dataset_pb2.DeleteMagRequest, context: Context
-    ) -> dataset_pb2.DeleteMagResponse:
+    async def DeleteMag(self, request: dataset_pb2.DeleteMagRequest, context: Context) -> dataset_pb2.DeleteMagResponse:
         """Move a mag to the trash."""
         trash_path = await self._storage.delete_mag(
             MagName.parse(request.name), request_id=from_proto.request_id(request.request_id)

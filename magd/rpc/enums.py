@@ -17,6 +17,8 @@ from magd.voxels import VOXEL_DTYPES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from magd.cubes.check import Severity
+
 ValueT = TypeVar("ValueT")
 
 
@@ -51,4 +53,8 @@ OPERATION_KINDS: Final[Mapping[str, operation_pb2.OperationKind]] = _numbers(
 
 MAG_STATES: Final[Mapping[MagState, maintenance_pb2.MagState]] = _numbers(
     maintenance_pb2.MagState, "MAG_STATE", {value: value.name for value in MagState}
+)
+
+FINDING_SEVERITIES: Final[Mapping[Severity, maintenance_pb2.FindingSeverity]] = _numbers(
+    maintenance_pb2.FindingSeverity, "FINDING_SEVERITY", {"note": "note", "damage": "damage"}
 )

@@ -128,8 +128,7 @@ def clean(text: str) -> str:
 def _status(error: errors.MagdError, limit: int) -> Status:
     message = _shortened(error.message, limit)
     metadata = {
-        _shortened(key, limit): _shortened(value, limit)
-        for key, value in list(error.metadata.items())[:_MAX_METADATA]
+        _shortened(key, limit): _shortened(value, limit) for key, value in list(error.metadata.items())[:_MAX_METADATA]
     }
     details: list[Message] = [ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)]
     if isinstance(error, errors.InvalidRequest) and "field" in metadata:

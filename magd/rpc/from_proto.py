@@ -12,7 +12,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from magd.acknowledgement import Durability, Revision
-from magd.actors.types import UNCHANGED, Bounds, JsonObject, Unchanged
+from magd.actors.types import UNCHANGED, Bounds, Unchanged
 from magd.catalog.names import parse_resource
 from magd.cubes.encode import check_level
 from magd.cubes.header import BlockType
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from magd.cubes.encode import CompressionLevel
+    from magd.properties.forms import JsonObject
     from magd.v1 import dataset_pb2, operation_pb2, types_pb2
 
 DEFAULT_PAGE_SIZE: Final = 100

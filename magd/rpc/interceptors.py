@@ -3,7 +3,7 @@
 1. While the daemon drains, a call is refused before anything of it is read.
 2. Messages are parsed here, so that bytes that are no message get a clear status and every byte is counted.
 3. The handler runs. It knows nothing of statuses: it raises errors of `magd.errors`.
-4. A message of a response that the client does not take in time ends the call.
+4. A message of a response that the client does not take in time ends the handler.
 5. However it ends, the client gets a status:
    - an error of magd by the table in `magd.rpc.errors`;
    - any other exception is a bug: INTERNAL with the id under which the log has it, and nothing of its text;
@@ -66,6 +66,8 @@ class Call:
         self.sent = 0
         self.scope = asyncio.timeout(None)
         """Expires at the moment the call has to end because the daemon drains."""
+        self.write: asyncio.Task[None] | None = None
+        """The last message on its way to the client."""
 
     def parse(self, parser: Callable[[bytes], MessageT], data: bytes) -> MessageT:
         """Count and parse a message.
@@ -94,7 +96,7 @@ class Requests(Generic[MessageT]):
     def __init__(self, call: Call, parser: Callable[[bytes], MessageT], raw: AsyncIterator[bytes]) -> None:
         self._call = call
         self._parser = parser
-        self._raw = aiter(raw)
+        self._raw = raw
 
     def __aiter__(self) -> AsyncIterator[MessageT]:
         return self
@@ -155,26 +157,31 @@ class Calls(grpc.aio.ServerInterceptor):
         parser: Any = handler.request_deserializer
         serializer: Any = handler.response_serializer
 
-        def request_of(call: Call, raw: Any) -> Any:
-            return Requests(call, parser, raw) if handler.request_streaming else call.parse(parser, raw)
+        @asynccontextmanager
+        async def requests(call: Call, raw: Any) -> AsyncIterator[Any]:
+            if not handler.request_streaming:
+                yield call.parse(parser, raw)
+                return
+            # Closed at once: what the garbage collector closes later may find no event loop any more.
+            async with aclosing(aiter(raw)) as messages:
+                yield Requests(call, parser, messages)
 
         async def one_response(raw: Any, context: Context) -> bytes:
-            async with self._around(method, context) as call:
-                return call.pack(serializer, await behavior(request_of(call, raw), context))
+            async with self._around(method, context) as call, requests(call, raw) as request:
+                return call.pack(serializer, await behavior(request, context))
 
         async def many_responses(raw: Any, context: Context) -> None:
             async with (
                 self._around(method, context) as call,
-                aclosing(behavior(request_of(call, raw), context)) as responses,
+                requests(call, raw) as request,
+                aclosing(behavior(request, context)) as responses,
             ):
                 async for response in responses:
-                    await self._send(context, call.pack(serializer, response))
+                    await self._send(call, context, call.pack(serializer, response))
 
         # Without serializers gRPC hands bytes through, in both directions.
         make = getattr(grpc, f"{kind}_rpc_method_handler")
-        wrapped: grpc.RpcMethodHandler[Any, Any] = make(
-            many_responses if handler.response_streaming else one_response
-        )
+        wrapped: grpc.RpcMethodHandler[Any, Any] = make(many_responses if handler.response_streaming else one_response)
         return wrapped
 
     @asynccontextmanager
@@ -189,6 +196,8 @@ class Calls(grpc.aio.ServerInterceptor):
                     yield call
         except asyncio.CancelledError:
             if _was_cancelled_from_outside():
+                if call.write is not None:
+                    call.write.cancel()
                 self._record(call, grpc.StatusCode.CANCELLED)
                 raise
             _log.exception("what a call waited for was cancelled", id=call.id, method=method)
@@ -196,10 +205,10 @@ class Calls(grpc.aio.ServerInterceptor):
                 "the work was stopped before its end; it is not known whether it took effect",
                 reason=Reason.OUTCOME_UNKNOWN,
             )
-        except grpc.aio.BaseError:
+        except grpc.aio.InternalError as gone:
             # gRPC cannot send any more: the client has gone, and nobody is left to answer to.
             self._record(call, grpc.StatusCode.CANCELLED)
-            raise
+            raise asyncio.CancelledError from gone
         except MagdError as raised:
             error = raised
         except Exception as raised:  # noqa: BLE001  # here is where bugs end, so that nothing of them travels
@@ -215,7 +224,14 @@ class Calls(grpc.aio.ServerInterceptor):
         code = answer_of(type(error)).code
         self._record(call, code, error)
         status = status_of(error)
-        await context.abort(code, status.message, ((STATUS_KEY, status.SerializeToString()),))
+        try:
+            if call.write is not None:
+                # gRPC takes no status while a message is on its way. All that the call held is given back
+                # already; if the client never takes this message, its connection or a stop ends the call.
+                await call.write
+            await context.abort(code, status.message, ((STATUS_KEY, status.SerializeToString()),))
+        except grpc.aio.InternalError as gone:
+            raise asyncio.CancelledError from gone
 
     def _refuse_if_draining(self) -> None:
         if self._draining:
@@ -232,10 +248,12 @@ class Calls(grpc.aio.ServerInterceptor):
             if not self._running:
                 self._none_runs.set()
 
-    async def _send(self, context: Context, data: bytes) -> None:
+    async def _send(self, call: Call, context: Context, data: bytes) -> None:
+        # A task of its own: a write that gRPC has begun cannot be taken back, only waited for.
+        call.write = asyncio.get_running_loop().create_task(context.write(data))
         try:
             async with asyncio.timeout(self._config.stall_seconds):
-                await context.write(data)
+                await asyncio.shield(call.write)
         except TimeoutError:
             raise TooSlow(
                 f"the client took nothing for {self._config.stall_seconds:g} s",

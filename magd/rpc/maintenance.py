@@ -57,9 +57,7 @@ class MaintenanceService(MaintenanceServiceServicer):
         """What the daemon is doing."""
         return to_proto.status(self._storage.status())
 
-    async def Flush(
-        self, request: maintenance_pb2.FlushRequest, context: Context
-    ) -> maintenance_pb2.FlushResponse:
+    async def Flush(self, request: maintenance_pb2.FlushRequest, context: Context) -> maintenance_pb2.FlushResponse:
         """Raise what was acknowledged before to DISK, in the cube files and the properties.
 
         A write is in the cube files before it is acknowledged, so the two levels are one.

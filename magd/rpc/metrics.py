@@ -25,9 +25,7 @@ class CallMetrics:
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
             registry=registry,
         )
-        self._running = Gauge(
-            "magd_rpc_running", "Calls under way, by method.", ["method"], registry=registry
-        )
+        self._running = Gauge("magd_rpc_running", "Calls under way, by method.", ["method"], registry=registry)
         self._received = Counter(
             "magd_rpc_received_bytes",
             "Bytes of messages from clients, by method.",

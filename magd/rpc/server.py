@@ -79,9 +79,7 @@ class RpcServer:
     :ivar address: where it listens, with the port that was picked
     """
 
-    def __init__(
-        self, server: grpc.aio.Server, address: HostPort | UnixPath, calls: Calls, health: Health
-    ) -> None:
+    def __init__(self, server: grpc.aio.Server, address: HostPort | UnixPath, calls: Calls, health: Health) -> None:
         self.address: Final = address
         self._server = server
         self._calls = calls
@@ -106,6 +104,8 @@ class RpcServer:
         except TimeoutError:
             _log.warning("calls did not finish in time and are cut off", calls=self._calls.running)
         await self._server.stop(_LAST_WORDS_SECONDS)
+        # Handlers that were cut off give back what they hold.
+        await self._calls.wait_until_none_runs()
 
 
 @asynccontextmanager
@@ -143,9 +143,7 @@ def _bind(server: grpc.aio.Server, address: HostPort | UnixPath, stack: ExitStac
     try:
         match address:
             case UnixPath():
-                stack.enter_context(
-                    unix_socket(address, lambda path: server.add_insecure_port(f"unix:{path}"))
-                )
+                stack.enter_context(unix_socket(address, lambda path: server.add_insecure_port(f"unix:{path}")))
                 return address
             case HostPort(host):
                 return HostPort(host, server.add_insecure_port(str(address)))

@@ -18,6 +18,7 @@ from magd.rpc.enums import (
     CATEGORIES,
     DATA_TYPES,
     DURABILITIES,
+    FINDING_SEVERITIES,
     MAG_STATES,
     OPERATION_KINDS,
     OPERATION_STATES,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
         CubeFileInfo,
         DatasetInfo,
         Event,
-        JsonObject,
         LayerInfo,
         MagInfo,
         MagStatus,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     )
     from magd.cubes.check import Finding
     from magd.geometry import BoundingBox, Box, Vec3
+    from magd.properties.forms import JsonObject
     from magd.properties.model import VoxelSize
 
 
@@ -133,9 +134,7 @@ def cube_file(info: CubeFileInfo) -> dataset_pb2.CubeFile:
 
 def acknowledgement(value: Acknowledgement) -> volume_pb2.WriteBoxResponse:
     """The answer to a committed write."""
-    return volume_pb2.WriteBoxResponse(
-        revision=revision(value.revision), durability=DURABILITIES[value.durability]
-    )
+    return volume_pb2.WriteBoxResponse(revision=revision(value.revision), durability=DURABILITIES[value.durability])
 
 
 def operation(info: OperationInfo) -> operation_pb2.Operation:
@@ -174,20 +173,16 @@ def event(value: Event) -> watch_pb2.WatchResponse:
                 exchange=watch_pb2.ExchangeEvent(name=str(value.name), generation=value.generation)
             )
         case PropertiesEvent():
-            return watch_pb2.WatchResponse(
-                properties=watch_pb2.PropertiesEvent(dataset=dataset(value.dataset))
-            )
+            return watch_pb2.WatchResponse(properties=watch_pb2.PropertiesEvent(dataset=dataset(value.dataset)))
         case OperationEvent():
-            return watch_pb2.WatchResponse(
-                operation=watch_pb2.OperationEvent(operation=operation(value.operation))
-            )
+            return watch_pb2.WatchResponse(operation=watch_pb2.OperationEvent(operation=operation(value.operation)))
 
 
 def finding(value: Finding) -> maintenance_pb2.Finding:
     """Something a check found."""
     return maintenance_pb2.Finding(
         file=clean(value.file),
-        severity=maintenance_pb2.FindingSeverity.Value(f"FINDING_SEVERITY_{value.severity.name}"),
+        severity=FINDING_SEVERITIES[value.severity],
         message=clean(value.message),
     )
 

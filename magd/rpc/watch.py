@@ -23,9 +23,7 @@ class WatchService(WatchServiceServicer):
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
 
-    async def Watch(
-        self, request: watch_pb2.WatchRequest, context: Context
-    ) -> AsyncIterator[watch_pb2.WatchResponse]:
+    async def Watch(self, request: watch_pb2.WatchRequest, context: Context) -> AsyncIterator[watch_pb2.WatchResponse]:
         """Events on a resource and below it."""
         after = from_proto.revision(request.after_revision) if request.HasField("after_revision") else None
         events = await self._storage.watch(from_proto.resource_name(request.name), after)

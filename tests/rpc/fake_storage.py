@@ -1,7 +1,7 @@
 """One mag in memory, as the volume service sees it, that fails and waits on demand.
 
-The real storage is behind the services in `test_rpc_services`; this one is for what it cannot be made to do at the
-right moment.
+The real storage is behind the services in `test_rpc_services`; this one is for what it cannot be made to do
+at the right moment.
 """
 
 from __future__ import annotations
@@ -112,8 +112,9 @@ class FakeStorage:
         return self._no_events()
 
     async def _no_events(self) -> AsyncIterator[Event]:
+        no_events: tuple[Event, ...] = ()
         await asyncio.get_running_loop().create_future()
-        for event in ():
+        for event in no_events:
             yield event
 
     async def _pass_gate(self) -> None:

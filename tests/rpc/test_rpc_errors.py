@@ -116,9 +116,7 @@ def test_long_texts_keep_their_beginning_and_their_end() -> None:
         max_size=40,
     ),
 )
-def test_no_status_is_too_long_for_the_trailers(
-    kind: type[MagdError], message: str, metadata: dict[str, str]
-) -> None:
+def test_no_status_is_too_long_for_the_trailers(kind: type[MagdError], message: str, metadata: dict[str, str]) -> None:
     status = status_of(kind(message, metadata=metadata))
     assert trailer_bytes(status) <= MAX_TRAILER_BYTES < 4096
     assert Status.FromString(status.SerializeToString()) == status
