@@ -1,8 +1,9 @@
 """Compressing a mag while reads and writes go on.
 
 1. From now on the actor collects the cubes that writes touch.
-2. A work folder, beside the mag or in the layer of the target, gets a header.wkw and, from the pool, a compressed copy of every cube file. The pool
-   may read a file in the middle of a write: that cube is among the touched ones, and its copy is made again.
+2. A work folder, beside the mag or in the layer of the target, gets a header.wkw and, from the pool, a compressed copy
+   of every cube file. The pool may read a file in the middle of a write: that cube is among the touched ones, and its
+   copy is made again.
 3. In rounds, the copies of the cubes touched meanwhile are made again. Each round is shorter than the one before, as
    long as writers touch fewer cubes than the pool can do.
 4. The actor holds the mag: no read or write runs. What was touched since the last round is done a last time, and every

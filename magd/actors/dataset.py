@@ -120,7 +120,7 @@ class DatasetActor(Actor[Message]):
         folder = self._root.dataset_folder(self._dataset)
         lock = lock_folder(folder, shared=self._root.read_only)
         try:
-            self._file = PropertiesFile(self._root.properties_path(self._dataset))
+            self._file = PropertiesFile(self._root.properties_path(self._dataset), root=self._root.path)
             if not self._root.read_only:
                 self._file.recover()
             self._snapshot = self._file.load()

@@ -13,16 +13,26 @@ from typing import TYPE_CHECKING, Final
 
 import xxhash
 
-from magd.errors import InvalidRequest, Reason
+from magd.errors import InvalidRequest, NotAllowed, Reason
 
 if TYPE_CHECKING:
     from magd.actors.types import WriteCommand
+    from magd.catalog.root import Root
     from magd.cubes.header import Header
     from magd.geometry import Box
     from magd.voxels import VoxelFormat
 
 WORKING_BYTES: Final = 8 << 20
 """The storage works through a box in pieces: what it needs for them at once is bounded, however large the box."""
+
+
+def check_writable(root: Root) -> None:
+    """Refuse every change below a root that is served read-only.
+
+    :raises NotAllowed: READ_ONLY
+    """
+    if root.read_only:
+        raise NotAllowed("the daemon serves its root read-only", reason=Reason.READ_ONLY)
 
 
 def check_box(box: Box) -> None:

@@ -50,7 +50,7 @@ def check_root(root: Root, resource: ResourceName | None, *, deep: bool) -> Iter
 def _check_dataset(root: Root, name: DatasetName, resource: ResourceName | None, deep: bool) -> Iterator[CheckedFile]:
     path = os.path.join(name.dataset, PROPERTIES_NAME)
     try:
-        properties = PropertiesFile(root.properties_path(name)).load().properties
+        properties = PropertiesFile(root.properties_path(name), root=root.path).load().properties
     except MagdError as error:
         if isinstance(error, NotFound) and resource is not None:
             raise

@@ -39,7 +39,7 @@ class DatasetService(DatasetServiceServicer):
         limit = from_proto.page_size(request.page_size)
         after = from_proto.page_start("datasets", request.page_token)
         # One more than asked for tells whether there is a next page.
-        infos = await self._storage.list_datasets(limit=limit + 1, after=after)
+        infos = await self._storage.hierarchy.list_datasets(limit=limit + 1, after=after)
         page = infos[:limit]
         return dataset_pb2.ListDatasetsResponse(
             datasets=[to_proto.dataset(info) for info in page],
@@ -50,14 +50,14 @@ class DatasetService(DatasetServiceServicer):
         self, request: dataset_pb2.GetDatasetRequest, context: Context
     ) -> dataset_pb2.GetDatasetResponse:
         """One dataset."""
-        info = await self._storage.get_dataset(DatasetName.parse(request.name))
+        info = await self._storage.hierarchy.get_dataset(DatasetName.parse(request.name))
         return dataset_pb2.GetDatasetResponse(dataset=to_proto.dataset(info))
 
     async def CreateDataset(
         self, request: dataset_pb2.CreateDatasetRequest, context: Context
     ) -> dataset_pb2.CreateDatasetResponse:
         """Create a dataset."""
-        info = await self._storage.create_dataset(
+        info = await self._storage.hierarchy.create_dataset(
             request.dataset_id,
             from_proto.voxel_size(request.voxel_size),
             exist_ok=request.exist_ok,
@@ -69,7 +69,7 @@ class DatasetService(DatasetServiceServicer):
         self, request: dataset_pb2.UpdateDatasetRequest, context: Context
     ) -> dataset_pb2.UpdateDatasetResponse:
         """Change properties of a dataset."""
-        info = await self._storage.update_dataset(
+        info = await self._storage.hierarchy.update_dataset(
             DatasetName.parse(request.name),
             etag=request.etag,
             default_view_configuration=from_proto.json_object(request, "default_view_configuration_json"),
@@ -81,7 +81,7 @@ class DatasetService(DatasetServiceServicer):
         self, request: dataset_pb2.DeleteDatasetRequest, context: Context
     ) -> dataset_pb2.DeleteDatasetResponse:
         """Move a dataset to the trash."""
-        trash_path = await self._storage.delete_dataset(
+        trash_path = await self._storage.hierarchy.delete_dataset(
             DatasetName.parse(request.name),
             etag=request.etag,
             request_id=from_proto.request_id(request.request_id),
@@ -92,13 +92,13 @@ class DatasetService(DatasetServiceServicer):
         self, request: dataset_pb2.ListLayersRequest, context: Context
     ) -> dataset_pb2.ListLayersResponse:
         """One page of the layers of a dataset."""
-        info = await self._storage.get_dataset(DatasetName.parse(request.parent, field="parent"))
+        info = await self._storage.hierarchy.get_dataset(DatasetName.parse(request.parent, field="parent"))
         page, token = _page(request.parent, info.layers, request.page_size, request.page_token)
         return dataset_pb2.ListLayersResponse(layers=[to_proto.layer(each) for each in page], next_page_token=token)
 
     async def GetLayer(self, request: dataset_pb2.GetLayerRequest, context: Context) -> dataset_pb2.GetLayerResponse:
         """One layer."""
-        info = await self._storage.get_layer(LayerName.parse(request.name))
+        info = await self._storage.hierarchy.get_layer(LayerName.parse(request.name))
         return dataset_pb2.GetLayerResponse(layer=to_proto.layer(info))
 
     async def CreateLayer(
@@ -106,7 +106,7 @@ class DatasetService(DatasetServiceServicer):
     ) -> dataset_pb2.CreateLayerResponse:
         """Create a layer without mags."""
         num_channels = request.num_channels or 1
-        info = await self._storage.create_layer(
+        info = await self._storage.hierarchy.create_layer(
             DatasetName.parse(request.parent, field="parent"),
             request.layer_id,
             from_proto.category(request.category),
@@ -121,7 +121,7 @@ class DatasetService(DatasetServiceServicer):
     ) -> dataset_pb2.UpdateLayerResponse:
         """Change properties of a layer."""
         has_box, has_segment_id = request.HasField("bounding_box"), request.HasField("largest_segment_id")
-        info = await self._storage.update_layer(
+        info = await self._storage.hierarchy.update_layer(
             LayerName.parse(request.name),
             etag=request.etag,
             bounding_box=(from_proto.bounding_box(request.bounding_box, "bounding_box") if has_box else UNCHANGED),
@@ -135,7 +135,7 @@ class DatasetService(DatasetServiceServicer):
         self, request: dataset_pb2.RenameLayerRequest, context: Context
     ) -> dataset_pb2.RenameLayerResponse:
         """Rename a layer."""
-        info = await self._storage.rename_layer(
+        info = await self._storage.hierarchy.rename_layer(
             LayerName.parse(request.name),
             request.new_layer_id,
             etag=request.etag,
@@ -147,7 +147,7 @@ class DatasetService(DatasetServiceServicer):
         self, request: dataset_pb2.DeleteLayerRequest, context: Context
     ) -> dataset_pb2.DeleteLayerResponse:
         """Move a layer to the trash."""
-        trash_path = await self._storage.delete_layer(
+        trash_path = await self._storage.hierarchy.delete_layer(
             LayerName.parse(request.name),
             etag=request.etag,
             request_id=from_proto.request_id(request.request_id),
@@ -156,18 +156,18 @@ class DatasetService(DatasetServiceServicer):
 
     async def ListMags(self, request: dataset_pb2.ListMagsRequest, context: Context) -> dataset_pb2.ListMagsResponse:
         """One page of the mags of a layer."""
-        info = await self._storage.get_layer(LayerName.parse(request.parent, field="parent"))
+        info = await self._storage.hierarchy.get_layer(LayerName.parse(request.parent, field="parent"))
         page, token = _page(request.parent, info.mags, request.page_size, request.page_token)
         return dataset_pb2.ListMagsResponse(mags=[to_proto.mag(each) for each in page], next_page_token=token)
 
     async def GetMag(self, request: dataset_pb2.GetMagRequest, context: Context) -> dataset_pb2.GetMagResponse:
         """One mag."""
-        info = await self._storage.get_mag(MagName.parse(request.name))
+        info = await self._storage.hierarchy.get_mag(MagName.parse(request.name))
         return dataset_pb2.GetMagResponse(mag=to_proto.mag(info))
 
     async def CreateMag(self, request: dataset_pb2.CreateMagRequest, context: Context) -> dataset_pb2.CreateMagResponse:
         """Create an empty mag."""
-        info = await self._storage.create_mag(
+        info = await self._storage.hierarchy.create_mag(
             LayerName.parse(request.parent, field="parent"),
             from_proto.mag(request.factor),
             block_len=request.block_len or DEFAULT_BLOCK_LEN,
@@ -180,7 +180,7 @@ class DatasetService(DatasetServiceServicer):
 
     async def DeleteMag(self, request: dataset_pb2.DeleteMagRequest, context: Context) -> dataset_pb2.DeleteMagResponse:
         """Move a mag to the trash."""
-        trash_path = await self._storage.delete_mag(
+        trash_path = await self._storage.hierarchy.delete_mag(
             MagName.parse(request.name), request_id=from_proto.request_id(request.request_id)
         )
         return dataset_pb2.DeleteMagResponse(trash_path=trash_path)

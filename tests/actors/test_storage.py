@@ -59,15 +59,15 @@ def ones(*size: int) -> VoxelArray:
 
 async def test_what_is_created_is_listed_and_found(storage: Storage) -> None:
     mag = await make_mag(storage, dtype="uint16", num_channels=3, block_len=32, file_len=4)
-    assert [info.name for info in await storage.list_datasets(limit=10, after=None)] == [BRAIN]
-    dataset = await storage.get_dataset(BRAIN)
+    assert [info.name for info in await storage.hierarchy.list_datasets(limit=10, after=None)] == [BRAIN]
+    dataset = await storage.hierarchy.get_dataset(BRAIN)
     assert dataset.voxel_size == NANOMETERS
     (layer,) = dataset.layers
     assert (layer.name, layer.category, layer.data_format) == (COLOR, LayerCategory.COLOR, "wkw")
     assert layer.voxels == VoxelFormat.of("uint16", 3)
     assert layer.bounding_box.is_empty
     (info,) = layer.mags
-    assert info == await storage.get_mag(mag)
+    assert info == await storage.hierarchy.get_mag(mag)
     assert (info.block_len, info.file_len, info.block_type, info.folder) == (32, 4, BlockType.RAW, "color/1")
     assert info.unserved_reason is None
 
@@ -76,45 +76,49 @@ async def test_datasets_are_listed_in_pages_also_those_copied_in_while_it_runs(
     storage: Storage, tmp_path: Path
 ) -> None:
     for name in ("b", "c", "a"):
-        await storage.create_dataset(name, NANOMETERS, exist_ok=False, request_id="")
-    first = await storage.list_datasets(limit=2, after=None)
+        await storage.hierarchy.create_dataset(name, NANOMETERS, exist_ok=False, request_id="")
+    first = await storage.hierarchy.list_datasets(limit=2, after=None)
     assert [info.name.dataset for info in first] == ["a", "b"]
     copied = tmp_path / "root" / "bb"
     copied.mkdir()
     (copied / "datasource-properties.json").write_bytes(
         (tmp_path / "root" / "a" / "datasource-properties.json").read_bytes()
     )
-    rest = await storage.list_datasets(limit=9, after="b")
+    rest = await storage.hierarchy.list_datasets(limit=9, after="b")
     assert [info.name.dataset for info in rest] == ["bb", "c"]
-    assert (await storage.get_dataset(DatasetName("bb"))).voxel_size == NANOMETERS
+    assert (await storage.hierarchy.get_dataset(DatasetName("bb"))).voxel_size == NANOMETERS
 
 
 async def test_a_dataset_that_cannot_be_read_is_listed_with_the_reason(storage: Storage, tmp_path: Path) -> None:
     broken = tmp_path / "root" / "broken"
     broken.mkdir()
     (broken / "datasource-properties.json").write_text("{")
-    await storage.create_dataset("whole", NANOMETERS, exist_ok=False, request_id="")
-    listed = {info.name.dataset: info.unserved_reason for info in await storage.list_datasets(limit=9, after=None)}
+    await storage.hierarchy.create_dataset("whole", NANOMETERS, exist_ok=False, request_id="")
+    listed = {
+        info.name.dataset: info.unserved_reason for info in await storage.hierarchy.list_datasets(limit=9, after=None)
+    }
     assert listed["whole"] is None
     assert listed["broken"]
     with pytest.raises(NotAllowed) as refused:
-        await storage.get_dataset(DatasetName("broken"))
+        await storage.hierarchy.get_dataset(DatasetName("broken"))
     assert refused.value.reason is Reason.INVALID_PROPERTIES
 
 
 async def test_exist_ok_takes_what_is_equal_and_refuses_what_differs(storage: Storage) -> None:
     await make_mag(storage)
     with pytest.raises(AlreadyExists) as refused:
-        await storage.create_dataset("brain", NANOMETERS, exist_ok=False, request_id="")
+        await storage.hierarchy.create_dataset("brain", NANOMETERS, exist_ok=False, request_id="")
     assert refused.value.reason is Reason.DATASET_EXISTS
-    await storage.create_dataset("brain", NANOMETERS, exist_ok=True, request_id="")
+    await storage.hierarchy.create_dataset("brain", NANOMETERS, exist_ok=True, request_id="")
     with pytest.raises(AlreadyExists) as refused:
-        await storage.create_dataset("brain", VoxelSize(1, 1, 1, "nanometer"), exist_ok=True, request_id="")
+        await storage.hierarchy.create_dataset("brain", VoxelSize(1, 1, 1, "nanometer"), exist_ok=True, request_id="")
     assert refused.value.reason is Reason.EXISTS_WITH_OTHER_PARAMETERS
     assert refused.value.metadata["field"] == "voxel_size"
 
     async def layer(voxels: VoxelFormat, *, exist_ok: bool) -> None:
-        await storage.create_layer(BRAIN, "color", LayerCategory.COLOR, voxels, exist_ok=exist_ok, request_id="")
+        await storage.hierarchy.create_layer(
+            BRAIN, "color", LayerCategory.COLOR, voxels, exist_ok=exist_ok, request_id=""
+        )
 
     await layer(UINT8, exist_ok=True)
     with pytest.raises(AlreadyExists):
@@ -123,7 +127,7 @@ async def test_exist_ok_takes_what_is_equal_and_refuses_what_differs(storage: St
         await layer(VoxelFormat.of("uint16", 1), exist_ok=True)
 
     async def mag(block_len: int, *, exist_ok: bool) -> None:
-        await storage.create_mag(
+        await storage.hierarchy.create_mag(
             COLOR,
             Mag.of(1),
             block_len=block_len,
@@ -143,9 +147,11 @@ async def test_exist_ok_takes_what_is_equal_and_refuses_what_differs(storage: St
 
 async def test_many_writers_that_start_at_once_make_one_dataset(storage: Storage) -> None:
     async def start(number: int) -> MagName:
-        await storage.create_dataset("brain", NANOMETERS, exist_ok=True, request_id=f"d{number}")
-        await storage.create_layer(BRAIN, "color", LayerCategory.COLOR, UINT8, exist_ok=True, request_id=f"l{number}")
-        info = await storage.create_mag(
+        await storage.hierarchy.create_dataset("brain", NANOMETERS, exist_ok=True, request_id=f"d{number}")
+        await storage.hierarchy.create_layer(
+            BRAIN, "color", LayerCategory.COLOR, UINT8, exist_ok=True, request_id=f"l{number}"
+        )
+        info = await storage.hierarchy.create_mag(
             COLOR,
             Mag.of(1),
             block_len=8,
@@ -167,10 +173,10 @@ async def test_many_writers_that_start_at_once_make_one_dataset(storage: Storage
 async def test_a_repeated_request_id_gives_the_same_outcome_and_other_arguments_are_refused(
     storage: Storage,
 ) -> None:
-    first = await storage.create_dataset("brain", NANOMETERS, exist_ok=False, request_id="once")
-    assert await storage.create_dataset("brain", NANOMETERS, exist_ok=False, request_id="once") == first
+    first = await storage.hierarchy.create_dataset("brain", NANOMETERS, exist_ok=False, request_id="once")
+    assert await storage.hierarchy.create_dataset("brain", NANOMETERS, exist_ok=False, request_id="once") == first
     with pytest.raises(InvalidRequest) as refused:
-        await storage.create_dataset("other", NANOMETERS, exist_ok=False, request_id="once")
+        await storage.hierarchy.create_dataset("other", NANOMETERS, exist_ok=False, request_id="once")
     assert refused.value.reason is Reason.REQUEST_ID_REUSED
 
 
@@ -179,12 +185,12 @@ async def test_names_that_magd_does_not_give_are_refused(storage: Storage, tmp_p
     await make_mag(storage)
     before = tree_of(tmp_path / "root")
     with pytest.raises(InvalidRequest) as refused:
-        await storage.create_dataset(name, NANOMETERS, exist_ok=False, request_id="")
+        await storage.hierarchy.create_dataset(name, NANOMETERS, exist_ok=False, request_id="")
     assert refused.value.reason is Reason.INVALID_NAME
     with pytest.raises(InvalidRequest):
-        await storage.create_layer(BRAIN, name, LayerCategory.COLOR, UINT8, exist_ok=False, request_id="")
+        await storage.hierarchy.create_layer(BRAIN, name, LayerCategory.COLOR, UINT8, exist_ok=False, request_id="")
     with pytest.raises(InvalidRequest):
-        await storage.rename_layer(COLOR, name, etag="", request_id="")
+        await storage.hierarchy.rename_layer(COLOR, name, etag="", request_id="")
     assert tree_of(tmp_path / "root") == before
 
 
@@ -192,7 +198,7 @@ async def test_names_that_magd_does_not_give_are_refused(storage: Storage, tmp_p
 async def test_lengths_that_wkw_does_not_have_are_refused(storage: Storage, block_len: int, file_len: int) -> None:
     await make_mag(storage)
     with pytest.raises(InvalidRequest, match="power of two"):
-        await storage.create_mag(
+        await storage.hierarchy.create_mag(
             COLOR,
             Mag.of(2),
             block_len=block_len,
@@ -202,13 +208,13 @@ async def test_lengths_that_wkw_does_not_have_are_refused(storage: Storage, bloc
             request_id="",
         )
     with pytest.raises(NotFound):
-        await storage.get_mag(MagName("brain", "color", Mag.of(2)))
+        await storage.hierarchy.get_mag(MagName("brain", "color", Mag.of(2)))
 
 
 async def test_a_layer_is_renamed_with_its_folder_and_data(storage: Storage, tmp_path: Path) -> None:
     mag = await make_mag(storage)
     await write(storage, mag, (1, 2, 3), ones(4, 4, 4))
-    renamed = await storage.rename_layer(COLOR, "grey", etag="", request_id="")
+    renamed = await storage.hierarchy.rename_layer(COLOR, "grey", etag="", request_id="")
     assert renamed.name == LayerName("brain", "grey")
     assert (await read(storage, MagName("brain", "grey", Mag.of(1)), (1, 2, 3), (4, 4, 4))).all()
     assert not (tmp_path / "root/brain/color").exists()
@@ -221,18 +227,18 @@ async def test_deleting_moves_to_the_trash_and_what_is_made_again_is_empty(stora
     root = tmp_path / "root"
     mag = await make_mag(storage)
     await write(storage, mag, (0, 0, 0), ones(4, 4, 4))
-    trash_path = await storage.delete_mag(mag, request_id="")
+    trash_path = await storage.hierarchy.delete_mag(mag, request_id="")
     assert (root / trash_path / "header.wkw").exists()
     with pytest.raises(NotFound):
         await read(storage, mag, (0, 0, 0), (1, 1, 1))
     mag = await make_mag(storage)
     assert not (await read(storage, mag, (0, 0, 0), (4, 4, 4))).any()
-    assert (await storage.delete_layer(COLOR, etag="", request_id="")) != ""
+    assert (await storage.hierarchy.delete_layer(COLOR, etag="", request_id="")) != ""
     with pytest.raises(NotFound):
-        await storage.get_layer(COLOR)
-    trash_path = await storage.delete_dataset(BRAIN, etag="", request_id="")
+        await storage.hierarchy.get_layer(COLOR)
+    trash_path = await storage.hierarchy.delete_dataset(BRAIN, etag="", request_id="")
     assert (root / trash_path / "datasource-properties.json").exists()
-    assert await storage.list_datasets(limit=9, after=None) == []
+    assert await storage.hierarchy.list_datasets(limit=9, after=None) == []
     await make_mag(storage)
 
 
@@ -240,7 +246,7 @@ async def test_a_write_that_waits_while_its_layer_is_deleted_finds_it_gone(stora
     mag = await make_mag(storage)
     outcomes = await asyncio.gather(
         *[write(storage, mag, (0, 0, i), ones(4, 4, 1)) for i in range(8)],
-        storage.delete_layer(COLOR, etag="", request_id=""),
+        storage.hierarchy.delete_layer(COLOR, etag="", request_id=""),
         *[write(storage, mag, (0, 0, i), ones(4, 4, 1)) for i in range(8)],
         return_exceptions=True,
     )
@@ -256,20 +262,20 @@ async def test_a_write_that_waits_while_its_layer_is_deleted_finds_it_gone(stora
 async def test_a_bounding_box_grows_with_writes_and_shrinks_only_with_an_etag(storage: Storage) -> None:
     mag = await make_mag(storage, mag="2")
     await write(storage, mag, (5, 0, 0), ones(3, 2, 1))
-    layer = await storage.get_layer(COLOR)
+    layer = await storage.hierarchy.get_layer(COLOR)
     assert layer.bounding_box == BoundingBox(Vec3(10, 0, 0), Vec3(6, 4, 2))
     smaller = BoundingBox(Vec3(10, 0, 0), Vec3(1, 1, 1))
     with pytest.raises(InvalidRequest, match="etag"):
-        await storage.update_layer(COLOR, etag="", bounding_box=smaller, request_id="")
+        await storage.hierarchy.update_layer(COLOR, etag="", bounding_box=smaller, request_id="")
     await write(storage, mag, (0, 0, 0), ones(1, 1, 1))
     with pytest.raises(Conflict) as stale:
-        await storage.update_layer(COLOR, etag=layer.etag, bounding_box=smaller, request_id="")
+        await storage.hierarchy.update_layer(COLOR, etag=layer.etag, bounding_box=smaller, request_id="")
     assert stale.value.reason is Reason.ETAG_MISMATCH
-    layer = await storage.get_layer(COLOR)
-    layer = await storage.update_layer(COLOR, etag=layer.etag, bounding_box=smaller, request_id="")
+    layer = await storage.hierarchy.get_layer(COLOR)
+    layer = await storage.hierarchy.update_layer(COLOR, etag=layer.etag, bounding_box=smaller, request_id="")
     assert layer.bounding_box == smaller
     await write(storage, mag, (0, 0, 0), ones(1, 1, 1))
-    assert (await storage.get_layer(COLOR)).bounding_box == BoundingBox(Vec3(0, 0, 0), Vec3(11, 2, 2))
+    assert (await storage.hierarchy.get_layer(COLOR)).bounding_box == BoundingBox(Vec3(0, 0, 0), Vec3(11, 2, 2))
 
 
 async def test_extensions_of_many_mags_and_edits_of_others_are_all_kept(storage: Storage, tmp_path: Path) -> None:
@@ -286,7 +292,7 @@ async def test_extensions_of_many_mags_and_edits_of_others_are_all_kept(storage:
     await asyncio.gather(*[write(storage, mag, (7 * i, 0, 0), ones(3, 3, 3)) for i in range(4, 8) for mag in mags])
     tree = json.loads(file.read_bytes())
     assert tree["note"] == "by somebody else"
-    assert (await storage.get_layer(COLOR)).bounding_box == BoundingBox(Vec3(0, 0, 0), Vec3(4 * 52, 12, 12))
+    assert (await storage.hierarchy.get_layer(COLOR)).bounding_box == BoundingBox(Vec3(0, 0, 0), Vec3(4 * 52, 12, 12))
 
 
 async def test_a_stale_box_written_back_by_another_program_does_not_lose_the_extension(
@@ -297,18 +303,22 @@ async def test_a_stale_box_written_back_by_another_program_does_not_lose_the_ext
     stale = file.read_bytes()
     await write(storage, mag, (0, 0, 0), ones(9, 9, 9))
     file.write_bytes(stale)
-    assert (await storage.get_layer(COLOR)).bounding_box == BoundingBox(Vec3(0, 0, 0), Vec3(9, 9, 9))
+    assert (await storage.hierarchy.get_layer(COLOR)).bounding_box == BoundingBox(Vec3(0, 0, 0), Vec3(9, 9, 9))
 
 
 async def test_view_configurations_and_segment_ids_are_updated(storage: Storage) -> None:
     await make_mag(storage)
-    dataset = await storage.update_dataset(BRAIN, etag="", default_view_configuration={"zoom": 2}, request_id="")
+    dataset = await storage.hierarchy.update_dataset(
+        BRAIN, etag="", default_view_configuration={"zoom": 2}, request_id=""
+    )
     assert dataset.default_view_configuration == {"zoom": 2}
-    layer = await storage.update_layer(COLOR, etag="", default_view_configuration={"alpha": 50}, request_id="")
+    layer = await storage.hierarchy.update_layer(
+        COLOR, etag="", default_view_configuration={"alpha": 50}, request_id=""
+    )
     assert layer.default_view_configuration == {"alpha": 50}
-    layer = await storage.update_layer(COLOR, etag=layer.etag, default_view_configuration=None, request_id="")
+    layer = await storage.hierarchy.update_layer(COLOR, etag=layer.etag, default_view_configuration=None, request_id="")
     assert layer.default_view_configuration is None
-    await storage.create_layer(
+    await storage.hierarchy.create_layer(
         BRAIN,
         "segmentation",
         LayerCategory.SEGMENTATION,
@@ -317,7 +327,7 @@ async def test_view_configurations_and_segment_ids_are_updated(storage: Storage)
         request_id="",
     )
     segmentation = LayerName("brain", "segmentation")
-    layer = await storage.update_layer(segmentation, etag="", largest_segment_id=2**64 - 1, request_id="")
+    layer = await storage.hierarchy.update_layer(segmentation, etag="", largest_segment_id=2**64 - 1, request_id="")
     assert layer.largest_segment_id == 2**64 - 1
 
 
@@ -384,7 +394,7 @@ async def test_bounds_reject_refuses_what_would_grow_the_layer(storage: Storage)
     await write(storage, mag, (3, 3, 3), ones(1, 1, 1), bounds=Bounds.REJECT)
     with pytest.raises(OutOfBounds):
         await write(storage, mag, (3, 3, 3), ones(2, 1, 1), bounds=Bounds.REJECT)
-    assert (await storage.get_mag(mag)).bounding_box == Box.of((0, 0, 0), (4, 4, 4))
+    assert (await storage.hierarchy.get_mag(mag)).bounding_box == Box.of((0, 0, 0), (4, 4, 4))
 
 
 async def test_a_retry_joins_and_other_content_under_the_same_id_is_refused(storage: Storage) -> None:
@@ -491,7 +501,7 @@ async def test_compressing_in_place_keeps_every_voxel_and_raises_the_generation(
     rng = np.random.default_rng(1)
     data = rng.integers(0, 4, (40, 30, 20), dtype=np.uint8)
     await write(storage, mag, (3, 5, 7), data)
-    before = await storage.get_mag(mag)
+    before = await storage.hierarchy.get_mag(mag)
     operation = await storage.compress(mag, target=None, level="auto", request_id="c")
     assert (await storage.compress(mag, target=None, level="auto", request_id="c")).name == operation.name
     done = await finished(storage, operation)
@@ -499,7 +509,7 @@ async def test_compressing_in_place_keeps_every_voxel_and_raises_the_generation(
     assert done.result == str(mag)
     assert done.progress.files_done == done.progress.files_total == 3 * 3 * 2
     assert 0 < done.progress.bytes_out < done.progress.bytes_in
-    after = await storage.get_mag(mag)
+    after = await storage.hierarchy.get_mag(mag)
     assert after.block_type is not None
     assert after.block_type.is_compressed
     assert (before.generation, after.generation) == (0, 1)
@@ -521,8 +531,8 @@ async def test_compressing_into_another_dataset_leaves_the_source_and_refuses_an
     target = MagName("small", "color", Mag.of(1))
     assert done.result == str(target)
     assert (await read(storage, target, (3, 5, 7), (40, 30, 20))).all()
-    layer = await storage.get_layer(target.layer_name)
-    assert layer.bounding_box == (await storage.get_layer(COLOR)).bounding_box
+    layer = await storage.hierarchy.get_layer(target.layer_name)
+    assert layer.bounding_box == (await storage.hierarchy.get_layer(COLOR)).bounding_box
     assert tree_of(tmp_path / "root/brain") == source
     small = tree_of(tmp_path / "root/small")
     with pytest.raises(AlreadyExists) as refused:
@@ -537,9 +547,9 @@ async def test_a_second_compression_of_a_mag_and_its_deletion_wait_for_the_first
     operation = await storage.compress(mag, target=None, level="auto", request_id="")
     for attempt in (
         storage.compress(mag, target=None, level="auto", request_id=""),
-        storage.delete_mag(mag, request_id=""),
-        storage.delete_dataset(BRAIN, etag="", request_id=""),
-        storage.rename_layer(COLOR, "grey", etag="", request_id=""),
+        storage.hierarchy.delete_mag(mag, request_id=""),
+        storage.hierarchy.delete_dataset(BRAIN, etag="", request_id=""),
+        storage.hierarchy.rename_layer(COLOR, "grey", etag="", request_id=""),
     ):
         with pytest.raises(Conflict) as refused:
             await attempt
@@ -553,7 +563,7 @@ async def test_cancelling_leaves_the_mag_as_it_was(storage: Storage, tmp_path: P
     operation = await storage.compress(mag, target=None, level=12, request_id="")
     storage.cancel_operation(operation.name)
     assert (await finished(storage, operation)).state is OperationState.CANCELLED
-    info = await storage.get_mag(mag)
+    info = await storage.hierarchy.get_mag(mag)
     assert info.block_type is BlockType.RAW
     assert (await read(storage, mag, (0, 0, 0), (64, 64, 64))).all()
     assert sorted(os.listdir(tmp_path / "root/brain/color")) == ["1"]
@@ -598,7 +608,7 @@ async def test_writes_that_wait_behind_the_exchange_do_not_lose_each_other(stora
         data = (await read(storage, mag, (0, 0, 0), (16, 16, 16)))[0]
         for (x, y, z), value in zip(offsets, last, strict=True):
             assert (data[x : x + 8, y : y + 8, z : z + 8] == value).all()
-        await storage.delete_mag(mag, request_id="")
+        await storage.hierarchy.delete_mag(mag, request_id="")
         mag = await make_mag(storage, block_len=8, file_len=2)
 
 
@@ -616,11 +626,11 @@ async def test_a_read_only_storage_serves_and_leaves_no_trace(tmp_path: Path, po
         refused: list[MagdError] = []
         for attempt in (
             storage.check_write(mag, box, UINT8, Bounds.EXTEND),
-            storage.create_dataset("new", NANOMETERS, exist_ok=True, request_id=""),
-            storage.delete_dataset(BRAIN, etag="", request_id=""),
+            storage.hierarchy.create_dataset("new", NANOMETERS, exist_ok=True, request_id=""),
+            storage.hierarchy.delete_dataset(BRAIN, etag="", request_id=""),
             storage.compress(mag, target=None, level="auto", request_id=""),
-            storage.update_layer(COLOR, etag="x", largest_segment_id=1, request_id=""),
-            storage.rename_layer(COLOR, "grey", etag="", request_id=""),
+            storage.hierarchy.update_layer(COLOR, etag="x", largest_segment_id=1, request_id=""),
+            storage.hierarchy.rename_layer(COLOR, "grey", etag="", request_id=""),
         ):
             with pytest.raises(NotAllowed) as error:
                 await attempt
@@ -645,7 +655,7 @@ async def test_one_folder_under_two_names_has_one_actor(storage: Storage, tmp_pa
     tree = json.loads(file.read_bytes())
     tree["dataLayers"][0]["mags"][0]["path"] = "../brain/color/1"
     file.write_text(json.dumps(tree))
-    await storage.get_dataset(DatasetName("alias"))
+    await storage.hierarchy.get_dataset(DatasetName("alias"))
     await write(storage, mag, (0, 0, 0), ones(4, 4, 4))
     with pytest.raises(NotAllowed) as refused:
         await write(storage, MagName("alias", "other", Mag.of(1)), (0, 0, 0), ones(4, 4, 4))

@@ -160,7 +160,7 @@ class StorageMachine(RuleBasedStateMachine):
     @invariant()
     def the_bounding_box_is_around_all_that_was_written(self) -> None:
         if hasattr(self, "storage"):
-            info = self.run(self.storage.get_mag(self.mag))
+            info = self.run(self.storage.hierarchy.get_mag(self.mag))
             assert info.bounding_box == self.written or (info.bounding_box.is_empty and self.written.is_empty)
 
     def teardown(self) -> None:

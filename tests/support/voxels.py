@@ -37,10 +37,12 @@ async def make_mag(
     compressed: bool = False,
 ) -> MagName:
     """Create a mag, with dataset and layer where they are missing."""
-    await storage.create_dataset(dataset, NANOMETERS, exist_ok=True, request_id="")
+    await storage.hierarchy.create_dataset(dataset, NANOMETERS, exist_ok=True, request_id="")
     voxels = VoxelFormat.of(dtype, num_channels)
-    await storage.create_layer(DatasetName(dataset), layer, LayerCategory.COLOR, voxels, exist_ok=True, request_id="")
-    info = await storage.create_mag(
+    await storage.hierarchy.create_layer(
+        DatasetName(dataset), layer, LayerCategory.COLOR, voxels, exist_ok=True, request_id=""
+    )
+    info = await storage.hierarchy.create_mag(
         LayerName(dataset, layer),
         Mag.of(mag),
         block_len=block_len,
@@ -86,8 +88,8 @@ async def read(storage: Storage, mag: MagName, offset: Vec3Like, size: Vec3Like)
 async def until(condition: Callable[[], object]) -> None:
     """Let everything else go on until something is so. Bounded; for what has no event to wait for."""
     async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0)  # it yields, it does not wait for time to pass
+        while not condition():  # noqa: ASYNC110  # it yields, it does not wait for time to pass
+            await asyncio.sleep(0)
 
 
 async def finished(storage: Storage, operation: OperationInfo) -> OperationInfo:
