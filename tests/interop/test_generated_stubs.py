@@ -141,8 +141,8 @@ def test_generated_stubs_write_and_read_a_box_and_follow_a_compression(channel: 
     ]
     assert watched[-1].state == operation_pb2.OPERATION_STATE_SUCCEEDED
     assert watched[-1].result == MAG
-    # x 100 to 160 lies in 2 cube files of 32 voxels, y 7 to 46 in 2, z 250 to 272 in 2.
-    assert watched[-1].progress.files_done == watched[-1].progress.files_total == 8
+    # x 100 to 160 lies in 3 cube files of 32 voxels, y 7 to 46 in 2, z 250 to 272 in 2.
+    assert watched[-1].progress.files_done == watched[-1].progress.files_total == 12
     assert watched[-1].end_time.ToDatetime() >= watched[-1].create_time.ToDatetime()
     done = [operation.progress.files_done for operation in watched]
     assert done == sorted(done)

@@ -18,7 +18,14 @@ const definition = protoLoader.loadSync(
   ["dataset", "errors", "operation", "types", "volume"]
     .map((name) => `magd/v1/${name}.proto`)
     .concat("error_status.proto"),
-  { includeDirs: [join(here, "../../protos"), here], enums: String, longs: Number, defaults: true, oneofs: true },
+  {
+    includeDirs: [join(here, "../../protos"), here],
+    keepCase: true, // field names as in the protos
+    enums: String,
+    longs: Number,
+    defaults: true,
+    oneofs: true,
+  },
 );
 const { magd } = grpc.loadPackageDefinition(definition);
 
