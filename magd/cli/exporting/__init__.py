@@ -1,0 +1,1 @@
+"""`magd export`: reading boxes through the daemon and writing them as files of other formats."""

@@ -1,0 +1,190 @@
+"""`magd flush`, `magd check` and `magd status`: looking after a daemon and its files."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from magd.cli.connection import connected, server_option
+from magd.cli.describe import finding_document, status_document
+from magd.cli.names import Target, TargetType, parse, short
+from magd.cli.output import Column, json_option, note, print_details, print_json, print_json_line, print_table
+from magd.cli.units import count, format_seconds, format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from magd_client.info import CheckProgress, MagStatus, ServerStatus
+
+
+@click.command("flush")
+@click.argument("name", type=TargetType(), required=False)
+@click.option(
+    "--level",
+    type=click.Choice(["disk", "files"]),
+    default="files",
+    show_default=True,
+    help="disk: it survives a power loss. files: it is also in the cube files and the properties.",
+)
+@json_option
+@server_option
+def flush_command(name: Target | None, level: str, as_json: bool, server: str) -> None:
+    """Bring everything that was acknowledged to the disk: of NAME, or of all mags in use.
+
+    \b
+    Examples:
+      magd flush
+      magd flush cortex --level disk
+
+    With --json: {mags}, the number of mags that were flushed.
+    """
+    with connected(server) as client:
+        mags = client.flush("" if name is None else name.resource, level=level)
+    if as_json:
+        print_json({"mags": mags})
+    else:
+        click.echo(f"flushed {count(mags, 'mag')}")
+
+
+@click.command("check")
+@click.argument("name", required=False)
+@click.option("--deep", is_flag=True, help="Also decode every compressed block.")
+@click.option("--offline", is_flag=True, help="NAME is a folder, a root or a dataset; no daemon is needed.")
+@json_option
+@server_option
+@click.pass_context
+def check_command(ctx: click.Context, name: str | None, deep: bool, offline: bool, as_json: bool, server: str) -> None:
+    """Look for structural damage: in NAME (a dataset, layer or mag), or in everything.
+
+    Headers, jump tables and lengths of cube files are checked, and the properties. A WKW file has no checksums, so
+    voxels that were changed inside a sound block cannot be noticed. The exit status is 1 if there is damage.
+
+    \b
+    Examples:
+      magd check
+      magd check cortex/color/1 --deep
+      magd check /data --offline --deep
+
+    With --json: {files_checked, files_damaged, findings [{file, severity, message}]}.
+    """
+    if offline:
+        if name is None:
+            raise click.UsageError("--offline needs the folder to check")
+        from magd.cli.offline import check_folder
+
+        damaged = _report(check_folder(name, deep=deep), as_json)
+    else:
+        damaged = _check_online(name, deep, as_json, server)
+    ctx.exit(1 if damaged else 0)
+
+
+@click.command("status")
+@click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
+@click.option(
+    "--interval", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between two looks."
+)
+@json_option
+@server_option
+def status_command(watch: bool, interval: float, as_json: bool, server: str) -> None:
+    """Show what the daemon is doing: mags in use, memory, operations.
+
+    \b
+    Examples:
+      magd status
+      magd status --watch --interval 1
+
+    With --json: {version, read_only, uptime_seconds, budget_used_bytes, budget_bytes, budget_waiting,
+    operations_running, mags [{name, state, reason, queue, running, revision, unsynced_bytes, operation, writes,
+    reads}]}; with --watch, one such object a line.
+    """
+    with connected(server) as client:
+        server_info = client.get_server_info()
+        about = {"version": server_info.version, "read_only": server_info.read_only}
+        while True:
+            status = client.get_status()
+            if as_json:
+                document = about | status_document(status)
+                print_json_line(document) if watch else print_json(document)
+            else:
+                if watch:
+                    click.clear()
+                _print_status(status, server, server_info.version, server_info.read_only)
+            if not watch:
+                return
+            time.sleep(interval)
+
+
+def _check_online(name: str | None, deep: bool, as_json: bool, server: str) -> bool:
+    try:
+        resource = "" if name is None else parse(name).resource
+    except ValueError as error:
+        hint = "; for a folder add --offline" if os.path.isdir(name or "") else ""
+        raise click.BadParameter(f"{error}{hint}", param_hint="NAME") from error
+    with connected(server) as client:
+        return _report(client.check(resource, deep=deep), as_json)
+
+
+def _report(progress: Iterable[CheckProgress], as_json: bool) -> bool:
+    """Print findings as they come and the totals in the end.
+
+    :return: whether there is damage
+    """
+    findings = []
+    files_checked = files_damaged = 0
+    damaged = False
+    for step in progress:
+        files_checked, files_damaged = step.files_checked, step.files_damaged
+        for finding in step.findings:
+            damaged = damaged or finding.severity == "damage"
+            findings.append(finding)
+            if not as_json:
+                click.echo(f"{finding.severity}: {finding.file}: {finding.message}")
+    if as_json:
+        documents = [finding_document(finding) for finding in findings]
+        print_json({"files_checked": files_checked, "files_damaged": files_damaged, "findings": documents})
+    else:
+        verdict = f"{files_damaged:,} damaged" if files_damaged else "damage found" if damaged else "no damage"
+        click.echo(f"checked {count(files_checked, 'cube file')}: {verdict}")
+    return damaged
+
+
+def _print_status(status: ServerStatus, server: str, version: str, read_only: bool) -> None:
+    waiting = f", {count(status.budget_waiting, 'call')} waiting" if status.budget_waiting else ""
+    print_details(
+        {
+            "daemon": f"magd {version} at {server}" + (", read-only" if read_only else ""),
+            "up": format_seconds(status.uptime_seconds),
+            "memory": f"{format_size(status.budget_used_bytes)} of {format_size(status.budget_bytes)}{waiting}",
+            "operations": f"{status.operations_running} running",
+        }
+    )
+    if not status.mags:
+        note("no mag is in use")
+        return
+    columns = [
+        Column("MAG"),
+        Column("STATE"),
+        Column("WAITING", True),
+        Column("RUNNING", True),
+        Column("WRITES", True),
+        Column("READS", True),
+        Column("UNSYNCED", True),
+        Column("OPERATION"),
+    ]
+    print_table(columns, [_status_row(mag) for mag in status.mags])
+
+
+def _status_row(mag: MagStatus) -> list[str]:
+    return [
+        short(mag.name),
+        f"{mag.state}: {mag.reason}" if mag.reason else mag.state,
+        f"{mag.queue:,}",
+        f"{mag.running:,}",
+        f"{mag.writes:,}",
+        f"{mag.reads:,}",
+        format_size(mag.unsynced_bytes),
+        mag.operation,
+    ]

@@ -1,0 +1,115 @@
+"""`magd serve`: the settings of a daemon from the command line. What it does with them is in `magd.daemon`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from magd.acknowledgement import Durability
+from magd.cli.connection import DURABILITIES
+from magd.cli.failures import SERVER_EXTRA, MissingExtra
+from magd.cli.units import SIZE
+
+_SERVER_PACKAGES = frozenset(
+    {"aiohttp", "anyio", "grpc_health", "grpc_reflection", "lz4", "prometheus_client", "structlog", "xxhash"}
+)
+"""What the server extra installs, as it is imported."""
+
+
+@click.command("serve")
+@click.argument("root", type=click.Path(exists=True, file_okay=False))
+@click.option(
+    "--grpc",
+    default="127.0.0.1:7733",
+    metavar="ADDRESS",
+    show_default=True,
+    help="HOST:PORT or unix:PATH for clients; port 0 picks a free one.",
+)
+@click.option(
+    "--http",
+    default="127.0.0.1:7734",
+    metavar="ADDRESS",
+    show_default=True,
+    help="HOST:PORT for health, readiness and metrics; port 0 picks a free one, none serves no HTTP.",
+)
+@click.option("--read-only", is_flag=True, help="Change nothing below ROOT, not even by a lock file.")
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Allow addresses that other machines reach. Nothing is encrypted and nobody has to log in.",
+)
+@click.option("--budget", type=SIZE, help="Memory for boxes under way, for instance 4GiB.  [default: 1 GiB]")
+@click.option("--max-box", type=SIZE, help="Largest box of one write or read.  [default: a quarter of the budget]")
+@click.option(
+    "--min-durability",
+    type=click.Choice(DURABILITIES),
+    help="Least durability of every acknowledgement, whatever clients ask for.  [default: none]",
+)
+@click.option("--workers", type=click.IntRange(1, 256), help="Processes that compress.  [default: 2]")
+@click.option("--io-threads", type=click.IntRange(1, 1024), help="Threads for file input and output.  [default: 8]")
+@click.option(
+    "--idle-seconds", type=click.FloatRange(0.1), help="Close a mag that nobody used for so long.  [default: 60]"
+)
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+@click.pass_context
+def serve_command(
+    ctx: click.Context,
+    root: str,
+    grpc: str,
+    http: str,
+    read_only: bool,
+    insecure: bool,
+    budget: int | None,
+    max_box: int | None,
+    min_durability: str | None,
+    workers: int | None,
+    io_threads: int | None,
+    idle_seconds: float | None,
+    log_format: str,
+    log_level: str,
+) -> None:
+    """Serve the WKW datasets below the folder ROOT.
+
+    When it is ready, it prints one line to stdout: magd ready grpc=ADDRESS http=ADDRESS. The log goes to stderr. End it
+    with Ctrl-C or SIGTERM: it takes no new calls, finishes what it has accepted, and exits with status 0.
+
+    \b
+    Examples:
+      magd serve ./data
+      magd serve /data --grpc unix:/run/magd.sock --http none
+      magd serve /data --budget 8GiB --workers 16 --log-format json
+    """
+    try:
+        from magd.actors.types import StorageConfig
+        from magd.daemon import DaemonConfig, serve
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.partition(".")[0] in _SERVER_PACKAGES:
+            raise MissingExtra("magd serve", error.name, SERVER_EXTRA) from error
+        raise
+    if budget and max_box and max_box > budget:
+        raise click.BadParameter(f"{max_box} bytes are more than the budget, {budget}", param_hint="'--max-box'")
+    given: dict[str, Any] = {
+        "budget_bytes": budget,
+        "max_box_bytes": max_box,
+        "min_durability": None if min_durability is None else Durability[min_durability.upper()],
+        "pool_workers": workers,
+        "io_threads": io_threads,
+        "idle_seconds": idle_seconds,
+    }
+    storage = StorageConfig(read_only=read_only, **{name: value for name, value in given.items() if value is not None})
+    status = serve(
+        DaemonConfig(
+            root=root,
+            grpc=grpc,
+            http=None if http == "none" else http,
+            insecure=insecure,
+            storage=storage,
+            log_format="json" if log_format == "json" else "text",
+            log_level=log_level,  # type: ignore[arg-type]  # one of the choices above
+        )
+    )
+    ctx.exit(status)
