@@ -88,9 +88,7 @@ class Ready:
         return f"magd ready grpc={self.grpc}" + (f" http={self.http}" if self.http else "")
 
 
-async def run(
-    config: DaemonConfig, *, shutdown: Awaitable[object], on_ready: Callable[[Ready], object]
-) -> None:
+async def run(config: DaemonConfig, *, shutdown: Awaitable[object], on_ready: Callable[[Ready], object]) -> None:
     """Serve a root until `shutdown` is done, then stop without losing anything that was acknowledged.
 
     :param on_ready: called once, when calls are taken

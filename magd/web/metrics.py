@@ -44,12 +44,8 @@ class StorageCollector(Collector):
         for state in MagState:
             mags.add_metric([state], by_state[state])
         yield mags
-        yield _gauge(
-            "magd_queue_depth", "Requests that wait for their turn.", sum(m.queue for m in status.mags)
-        )
-        yield _gauge(
-            "magd_requests_running", "Requests that mags are working on.", sum(m.running for m in status.mags)
-        )
+        yield _gauge("magd_queue_depth", "Requests that wait for their turn.", sum(m.queue for m in status.mags))
+        yield _gauge("magd_requests_running", "Requests that mags are working on.", sum(m.running for m in status.mags))
         yield _gauge(
             "magd_unsynced_bytes",
             "Acknowledged bytes that a power loss could take.",

@@ -62,9 +62,7 @@ class Pages:
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Every metric of the registry."""
-        return web.Response(
-            body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
-        )
+        return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 @asynccontextmanager

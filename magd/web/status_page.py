@@ -47,10 +47,7 @@ def status_page(storage: Storage, version: str) -> str:
         waiting=status.budget_waiting,
         mags=_table(
             ("mag", "state", "waiting", "running", "writes", "reads", "reason"),
-            (
-                (mag.name, mag.state, mag.queue, mag.running, mag.writes, mag.reads, mag.reason)
-                for mag in status.mags
-            ),
+            ((mag.name, mag.state, mag.queue, mag.running, mag.writes, mag.reads, mag.reason) for mag in status.mags),
         ),
         operations=_table(
             ("operation", "kind", "resource", "cube files done", "of"),
@@ -66,10 +63,4 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     body = ["<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows]
     if not body:
         return "<p>None.</p>"
-    return (
-        "<table><tr>"
-        + "".join(f"<th>{escape(cell)}</th>" for cell in head)
-        + "</tr>"
-        + "".join(body)
-        + "</table>"
-    )
+    return "<table><tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>" + "".join(body) + "</table>"
