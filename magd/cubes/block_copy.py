@@ -2,23 +2,22 @@
 
 The voxels of a box in Fortran order (c, x, y, z) are, seen as bytes, a C-order array (z, y, bytes of a row
 along x), and so is a block. A row of a block is contiguous on both sides. Blocks that lie wholly in the box
-are copied all at once, a row as one item; of the others, those at the border of the box, the common part is
-copied block by block.
+are copied with a row as one item; of the others, those at the border of the box, the common part is copied.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from magd.cubes.layout import IntArray, morton_index
-from magd.geometry import Box, Vec3
 
 if TYPE_CHECKING:
     from magd.cubes.header import Header
+    from magd.geometry import Box
     from magd.voxels import VoxelArray
 
 Rows: TypeAlias = npt.NDArray[np.uint8]
@@ -26,6 +25,12 @@ Rows: TypeAlias = npt.NDArray[np.uint8]
 
 BlockBuffer: TypeAlias = npt.NDArray[np.uint8]
 """The bytes of some blocks, C order: shape (blocks, block_len, block_len, block_len * bytes of a voxel)."""
+
+VoidRows: TypeAlias = npt.NDArray[np.void]
+"""Voxels with a row along x of one block as one item."""
+
+Slices: TypeAlias = tuple[slice, slice, slice]
+"""Along z, y, x."""
 
 
 def rows_of(data: VoxelArray) -> Rows:
@@ -59,48 +64,35 @@ class BlockCopy:
     """
 
     def __init__(self, header: Header, box: Box, rows: Rows) -> None:
-        self._box: Final = box
+        length, voxel = header.block_len, header.voxels.bytes_per_voxel
+        x = _Axis(box.offset.x, box.end.x, length, unit=voxel)
+        y = _Axis(box.offset.y, box.end.y, length)
+        z = _Axis(box.offset.z, box.end.z, length)
+        self._axes: Final = (z, y, x)
         self._rows: Final = rows
-        self._block_len: Final = header.block_len
-        self._bytes_per_voxel: Final = header.voxels.bytes_per_voxel
-        length = header.block_len
-        self._shape: Final = (length, length, length * self._bytes_per_voxel)
+        self._shape: Final = (length, length, length * voxel)
 
-        touched = box.aligned_outward(length)
-        first, last = touched.offset // length, touched.end // length
-        z, y, x = (
-            coordinate.ravel()
-            for coordinate in np.meshgrid(
-                *(np.arange(first_, last_) for first_, last_ in _zyx(first, last)), indexing="ij"
-            )
-        )
-        index = morton_index(x, y, z)
+        grid = np.ix_(z.blocks, y.blocks, x.blocks)
+        index = morton_index(grid[2], grid[1], grid[0]).ravel()
         order = np.argsort(index)
         self.index: Final[IntArray] = index[order]
-        self._x, self._y, self._z = x[order], y[order], z[order]
+        # Where in its axis each block lies, counted from the first one that the box touches.
+        self._z, self._y, self._x = (
+            places.tolist() for places in np.unravel_index(order, (len(z.blocks), len(y.blocks), len(x.blocks)))
+        )
+        self.is_whole: Final[list[bool]] = [
+            z.is_whole[k] and y.is_whole[j] and x.is_whole[i] for k, j, i in zip(self._z, self._y, self._x, strict=True)
+        ]
 
-        # Blocks that lie wholly in the box, if there are any: [inner_first, inner_last) on each axis.
-        inner_first, inner_last = box.offset.ceildiv(length), box.end // length
-        self._inner_first: Final = inner_first
-        self._inner: npt.NDArray[Any] | None = None
-        self.is_whole: npt.NDArray[np.bool_] = np.zeros(len(index), dtype=np.bool_)
-        blocks = inner_last - inner_first
-        if min(blocks) > 0:
-            self.is_whole = (
-                (self._x >= inner_first.x)
-                & (self._x < inner_last.x)
-                & (self._y >= inner_first.y)
-                & (self._y < inner_last.y)
-                & (self._z >= inner_first.z)
-                & (self._z < inner_last.z)
-            )
-            inner_box = Box(inner_first * length, blocks * length)
-            inner = part_of(rows, box, inner_box, self._bytes_per_voxel)
-            row_bytes = self._shape[2]
-            self._inner = (
-                inner.reshape(blocks.z, length, blocks.y, length, blocks.x, row_bytes)
+        # Blocks that lie wholly in the box, a row as one item: numpy copies such rows twice as fast as bytes.
+        self._row: Final = np.dtype((np.void, length * voxel))
+        self._whole: VoidRows | None = None
+        if z.whole_blocks and y.whole_blocks and x.whole_blocks:
+            self._whole = (
+                rows[z.whole, y.whole, x.whole]
+                .reshape(z.whole_blocks, length, y.whole_blocks, length, x.whole_blocks, length * voxel)
                 .transpose(0, 2, 4, 1, 3, 5)
-                .view(np.dtype((np.void, row_bytes)))[..., 0]
+                .view(self._row)[..., 0]
             )
 
     def __len__(self) -> int:
@@ -120,61 +112,71 @@ class BlockCopy:
 
         :param start: `blocks` are those of `index[start:]`
         """
-        at, whole = self._select(start, len(blocks))
-        if self._inner is not None and whole.any():
-            chosen = blocks if whole.all() else blocks[whole]
-            self._inner[at] = self._as_row_items(chosen)
-        for i in np.flatnonzero(~whole).tolist():
-            in_rows, in_block = self._common(start + i)
-            self._rows[in_rows] = blocks[i][in_block]
+        as_rows = self._as_rows(blocks)
+        for i, at in enumerate(range(start, start + len(blocks))):
+            if self._whole is not None and self.is_whole[at]:
+                self._whole[self._place_among_whole(at)] = as_rows[i]
+            else:
+                in_rows, in_block = self._common(at)
+                self._rows[in_rows] = blocks[i][in_block]
 
     def from_box(self, start: int, blocks: BlockBuffer) -> None:
         """Copy from the box into blocks; those at its border keep what lies outside of it.
 
         :param start: `blocks` are those of `index[start:]`
         """
-        at, whole = self._select(start, len(blocks))
-        if self._inner is not None and whole.any():
-            if whole.all():
-                self._as_row_items(blocks)[...] = self._inner[at]
+        as_rows = self._as_rows(blocks)
+        for i, at in enumerate(range(start, start + len(blocks))):
+            if self._whole is not None and self.is_whole[at]:
+                as_rows[i] = self._whole[self._place_among_whole(at)]
             else:
-                self._as_row_items(blocks)[whole] = self._inner[at]
-        for i in np.flatnonzero(~whole).tolist():
-            in_rows, in_block = self._common(start + i)
-            blocks[i][in_block] = self._rows[in_rows]
+                in_rows, in_block = self._common(at)
+                blocks[i][in_block] = self._rows[in_rows]
 
-    def _select(
-        self, start: int, count: int
-    ) -> tuple[tuple[IntArray, IntArray, IntArray], npt.NDArray[np.bool_]]:
-        """Where the whole blocks among `count` lie in `_inner`, and which they are."""
-        here = slice(start, start + count)
-        whole = self.is_whole[here]
-        first = self._inner_first
-        return (
-            (self._z[here][whole] - first.z, self._y[here][whole] - first.y, self._x[here][whole] - first.x),
-            whole,
-        )
-
-    def _as_row_items(self, blocks: BlockBuffer) -> npt.NDArray[Any]:
+    def _as_rows(self, blocks: BlockBuffer) -> VoidRows:
         """Blocks with a row as one item: shape (blocks, block_len, block_len)."""
-        return blocks.view(np.dtype((np.void, self._shape[2])))[..., 0]
+        return blocks.view(self._row)[..., 0]
 
-    def _common(self, i: int) -> tuple[tuple[slice, slice, slice], tuple[slice, slice, slice]]:
-        """What block `index[i]` and the box share: where it lies in the rows, and where in the block."""
-        block = Box(
-            Vec3(int(self._x[i]), int(self._y[i]), int(self._z[i])) * self._block_len,
-            Vec3.full(self._block_len),
-        )
-        common = block.intersection(self._box)
-        return self._slices(common, self._box.offset), self._slices(common, block.offset)
+    def _place_among_whole(self, at: int) -> tuple[int, int, int]:
+        z, y, x = self._axes
+        return self._z[at] - z.first_whole, self._y[at] - y.first_whole, self._x[at] - x.first_whole
 
-    def _slices(self, box: Box, origin: Vec3) -> tuple[slice, slice, slice]:
-        start, end, step = box.offset - origin, box.end - origin, self._bytes_per_voxel
-        return slice(start.z, end.z), slice(start.y, end.y), slice(start.x * step, end.x * step)
+    def _common(self, at: int) -> tuple[Slices, Slices]:
+        """What block `index[at]` and the box share: where it lies in the rows, and where in the block."""
+        z, y, x = self._axes
+        k, j, i = self._z[at], self._y[at], self._x[at]
+        return (z.in_box[k], y.in_box[j], x.in_box[i]), (z.in_block[k], y.in_block[j], x.in_block[i])
 
 
-def _zyx(first: Vec3, last: Vec3) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    return (first.z, last.z), (first.y, last.y), (first.x, last.x)
+class _Axis:
+    """How a box and the blocks that it touches lie along one axis.
+
+    :param start, end: of the box, in voxels from the first of the cube file
+    :param unit: what slices count, per voxel
+
+    :ivar blocks: coordinates of the blocks
+    :ivar in_box, in_block: for each block, where the part that it shares with the box lies in either
+    :ivar is_whole: for each block, whether the box covers it
+    :ivar whole: where the covered blocks lie in the box
+    """
+
+    def __init__(self, start: int, end: int, block_len: int, unit: int = 1) -> None:
+        first, last = start // block_len, -(-end // block_len)
+        self.blocks: Final[IntArray] = np.arange(first, last)
+        self.in_box: Final[list[slice]] = []
+        self.in_block: Final[list[slice]] = []
+        self.is_whole: Final[list[bool]] = []
+        for block in range(first, last):
+            corner = block * block_len
+            common_start, common_end = max(corner, start), min(corner + block_len, end)
+            self.in_box.append(slice((common_start - start) * unit, (common_end - start) * unit))
+            self.in_block.append(slice((common_start - corner) * unit, (common_end - corner) * unit))
+            self.is_whole.append(common_end - common_start == block_len)
+        # Only the first and the last block can be cut.
+        self.first_whole: Final = 0 if self.is_whole[0] else 1
+        self.whole_blocks: Final = sum(self.is_whole)
+        whole_start = (first + self.first_whole) * block_len - start
+        self.whole: Final = slice(whole_start * unit, (whole_start + self.whole_blocks * block_len) * unit)
 
 
 def runs(index: IntArray, most: int) -> list[tuple[int, int]]:
@@ -184,8 +186,4 @@ def runs(index: IntArray, most: int) -> list[tuple[int, int]]:
     """
     gaps = np.flatnonzero(np.diff(index) != 1) + 1
     borders = [0, *gaps.tolist(), len(index)]
-    return [
-        (start, min(start + most, end))
-        for first, end in pairwise(borders)
-        for start in range(first, end, most)
-    ]
+    return [(start, min(start + most, end)) for first, end in pairwise(borders) for start in range(first, end, most)]

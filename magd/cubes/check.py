@@ -19,7 +19,7 @@ from magd.cubes.header import HEADER_FILE, Header, no_mag, read_header_from
 from magd.cubes.layout import cube_file_path, parse_cube_file_path, parse_folder_name
 from magd.cubes.listing import list_cube_files
 from magd.cubes.mag_folder import MagFolder
-from magd.errors import DataLoss, NotAllowed
+from magd.errors import DataLoss, NotAllowed, NotFound, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,14 +94,16 @@ def check_layer_folder(folder: str) -> list[Finding]:
     """What other tools left beside the mags of a layer.
 
     :param folder: of the layer
+    :raises NotFound: LAYER_NOT_FOUND: there is no such folder
     :raises DataLoss: it cannot be read
     """
-    opened = MagFolder(folder)
+    try:
+        opened = MagFolder(folder)
+    except FileNotFoundError as error:
+        raise NotFound(f"{folder} does not exist", reason=Reason.LAYER_NOT_FOUND, metadata={"file": folder}) from error
     try:
         return [
-            Finding(
-                name, "note", "an interrupted compression of webknossos; it may hold the only copy of a mag"
-            )
+            Finding(name, "note", "an interrupted compression of webknossos; it may hold the only copy of a mag")
             for name in sorted(opened.list(""))
             if name.startswith(_OTHER_COMPRESSION)
         ]
@@ -132,9 +134,7 @@ def _check_cube_file(folder: MagFolder, path: str, mag: Header | None, deep: boo
         with OpenCubeFile.of(folder.open_file(path), path, mag) as file:
             header = file.header
             if mag is not None and header.block_type.is_compressed != mag.block_type.is_compressed:
-                message = (
-                    f"it has blocks of type {header.block_type.name}, header.wkw says {mag.block_type.name}"
-                )
+                message = f"it has blocks of type {header.block_type.name}, header.wkw says {mag.block_type.name}"
                 findings.append(Finding(path, "note", message))
             if header.block_type.is_compressed:
                 table = JumpTable(file)
@@ -170,9 +170,7 @@ def _out_of_place(folder: MagFolder, relative: str, cube_len: int) -> Iterator[F
     for name in names:
         path = f"{relative}/{name}" if relative else name
         if name.endswith(_OTHER_TEMPORARY):
-            yield Finding(
-                path, "note", "an interrupted write of wkw; it can be removed if no such program is running"
-            )
+            yield Finding(path, "note", "an interrupted write of wkw; it can be removed if no such program is running")
         elif depth < 2 and parse_folder_name(name, "zy"[depth]) is not None:
             if folder.is_folder(path):
                 yield from _out_of_place(folder, path, cube_len)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from magd.cubes.cube_file import OpenCubeFile
     from magd.cubes.layout import IntArray
 
-RUN_BYTES: Final = 1 << 20
+RUN_BYTES: Final = 1 << 19
 """What is collected before it is written, and about what one system call reads."""
 
 
@@ -160,9 +160,7 @@ class CompressedFileWriter:
         """
         self._write_waiting()
         start, size = table.start(first), table.end(last - 1) - table.start(first)
-        copy_range(
-            source.fd, start, self._fd, self._written, size, source_file=source.path, target_file=self._path
-        )
+        copy_range(source.fd, start, self._fd, self._written, size, source_file=source.path, target_file=self._path)
         self._note(table.lengths(first, last))
         self._written += size
 

@@ -25,8 +25,9 @@ def make_mag_folder(path: str, header: Header) -> MagFolder:
     parent = os.path.dirname(os.path.abspath(path))
     try:
         os.mkdir(path)
-    except FileExistsError:
-        pass
+    except FileExistsError as error:
+        if not os.path.isdir(path):
+            raise _exists(path, "and is no folder") from error
     except FileNotFoundError as error:
         raise NotFound(f"{parent} does not exist", metadata={"file": parent}) from error
     except OSError as error:
@@ -47,11 +48,11 @@ def _check_is_empty(folder: MagFolder) -> None:
     if names == {OWN_FOLDER}:
         names = set(folder.list(OWN_FOLDER)) - {os.path.basename(TEMPORARIES)}
     if names:
-        raise AlreadyExists(
-            f"{folder.path} exists and is not empty",
-            reason=Reason.MAG_EXISTS,
-            metadata={"file": folder.path},
-        )
+        raise _exists(folder.path, "and is not empty")
+
+
+def _exists(path: str, how: str) -> AlreadyExists:
+    return AlreadyExists(f"{path} exists {how}", reason=Reason.MAG_EXISTS, metadata={"file": path})
 
 
 def _write_header(folder: MagFolder, header: Header) -> None:

@@ -97,9 +97,7 @@ def _check(header: Header, size_bytes: int, mag: Header | None, path: str) -> No
         raise damaged(path, f"it has {header.describe_layout()}, its mag has {mag.describe_layout()}")
     least = header.first_block_offset
     if header.data_offset < least:
-        raise damaged(
-            path, f"its first block is said to start at byte {header.data_offset}, before byte {least}"
-        )
+        raise damaged(path, f"its first block is said to start at byte {header.data_offset}, before byte {least}")
     if not header.block_type.is_compressed:
         least = header.data_offset + header.blocks_per_file * header.block_bytes
     if size_bytes < least:

@@ -86,9 +86,7 @@ def copy_range(
             if error.errno not in _NO_COPY_IN_KERNEL:
                 raise from_os_error(error, target_file) from error
             count = min(size, _COPY_BYTES)
-            write_all(
-                target, read_exactly(source, count, source_offset, source_file), target_offset, target_file
-            )
+            write_all(target, read_exactly(source, count, source_offset, source_file), target_offset, target_file)
         if count == 0:
             raise damaged(source_file, f"it ends at byte {source_offset}, {size} bytes too early")
         source_offset += count

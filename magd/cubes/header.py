@@ -21,6 +21,7 @@ import os
 import struct
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -98,31 +99,9 @@ class Header:
         """
         if len(data) < HEADER_BYTES:
             raise damaged(file, f"it ends after {len(data)} of the {HEADER_BYTES} bytes of its header")
-        magic, version, lengths, block_type, dtype_code, bytes_per_voxel, data_offset = _LAYOUT.unpack_from(
-            data
-        )
-        if magic != _MAGIC:
-            raise damaged(file, f"it starts with {magic!r} instead of {_MAGIC!r}")
-        if version != _VERSION:
-            raise damaged(file, f"its header has version {version}, not {_VERSION}")
-        dtype = _DTYPE_OF_CODE.get(dtype_code)
-        if dtype is None:
-            raise damaged(file, f"its header has the unknown dtype {dtype_code}")
-        if bytes_per_voxel == 0 or bytes_per_voxel % dtype.itemsize:
-            raise damaged(
-                file, f"its header says {bytes_per_voxel} bytes a voxel for channels of {dtype.name}"
-            )
-        if block_type not in BlockType.__members__.values():
-            raise damaged(file, f"its header has the unknown block type {block_type}")
-        header = cls(
-            voxels=VoxelFormat(dtype, bytes_per_voxel // dtype.itemsize),
-            block_len=1 << (lengths & 15),
-            file_len=1 << (lengths >> 4),
-            block_type=BlockType(block_type),
-            data_offset=data_offset,
-        )
-        if problem := header.problem():
-            raise damaged(file, f"its header says {problem}")
+        header = _parse(bytes(data[:HEADER_BYTES]))
+        if isinstance(header, str):
+            raise damaged(file, header)
         return header
 
     def to_bytes(self) -> bytes:
@@ -184,15 +163,37 @@ class Header:
 
     def has_layout_of(self, other: Header) -> bool:
         """Whether dtype, channels and both lengths are equal. How blocks are stored may differ."""
-        return (
-            self.voxels == other.voxels
-            and self.block_len == other.block_len
-            and self.file_len == other.file_len
-        )
+        return self.voxels == other.voxels and self.block_len == other.block_len and self.file_len == other.file_len
 
     def describe_layout(self) -> str:
         """Dtype, channels and both lengths, for messages."""
         return f"{self.voxels}, block_len {self.block_len}, file_len {self.file_len}"
+
+
+@lru_cache(maxsize=64)  # each cube file of a mag has the same
+def _parse(data: bytes) -> Header | str:
+    """The header, or what is wrong with it."""
+    magic, version, lengths, block_type, dtype_code, bytes_per_voxel, data_offset = _LAYOUT.unpack(data)
+    if magic != _MAGIC:
+        return f"it starts with {magic!r} instead of {_MAGIC!r}"
+    if version != _VERSION:
+        return f"its header has version {version}, not {_VERSION}"
+    dtype = _DTYPE_OF_CODE.get(dtype_code)
+    if dtype is None:
+        return f"its header has the unknown dtype {dtype_code}"
+    if bytes_per_voxel == 0 or bytes_per_voxel % dtype.itemsize:
+        return f"its header says {bytes_per_voxel} bytes a voxel for channels of {dtype.name}"
+    if block_type not in BlockType.__members__.values():
+        return f"its header has the unknown block type {block_type}"
+    header = Header(
+        voxels=VoxelFormat(dtype, bytes_per_voxel // dtype.itemsize),
+        block_len=1 << (lengths & 15),
+        file_len=1 << (lengths >> 4),
+        block_type=BlockType(block_type),
+        data_offset=data_offset,
+    )
+    problem = header.problem()
+    return header if problem is None else f"its header says {problem}"
 
 
 def read_header(path: str) -> Header:

@@ -41,9 +41,7 @@ def _folders(folder: MagFolder, parent: str, axis: str) -> list[int]:
     """The numbers of the folders for an axis, ascending."""
     numbers = (parse_folder_name(name, axis) for name in _names(folder, parent))
     prefix = f"{parent}/{axis}" if parent else axis
-    return sorted(
-        number for number in numbers if number is not None and folder.is_folder(f"{prefix}{number}")
-    )
+    return sorted(number for number in numbers if number is not None and folder.is_folder(f"{prefix}{number}"))
 
 
 def _files(folder: MagFolder, z: int, y: int, cube_len: int) -> list[Vec3]:

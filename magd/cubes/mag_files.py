@@ -188,7 +188,8 @@ class MagFiles:
             raise NotAllowed(f"{self.folder} is open for reading only", metadata={"file": self.folder})
         rows = rows_of(np.asfortranarray(data))
         parts = list(split_by_cube_file(box, self.header.cube_len))
-        for index, _ in parts:
+        # A single file is checked when it is opened to be written.
+        for index, _ in parts if len(parts) > 1 else ():
             file = self._open_cube_file(index, os.O_RDWR)
             if file is not None:
                 with file:

@@ -29,7 +29,9 @@ OWN_FOLDER: Final = ".magd"
 TEMPORARIES: Final = f"{OWN_FOLDER}/tmp"
 _PREFIX: Final = "cube-"
 _SUFFIX: Final = ".tmp"
-_FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# O_PATH asks for no permission to list: walking needs none.
+_WALK_FLAGS: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class MagFolder:
@@ -43,7 +45,7 @@ class MagFolder:
     def __init__(self, path: str) -> None:
         self.path: Final = path
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._fd = os.open(path, _FOLDER_FLAGS)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -68,8 +70,11 @@ class MagFolder:
         :raises DataLoss: it cannot be opened, or the mag's folder was removed
         """
         folder, _, name = relative.rpartition("/")
-        with self._folder(folder) as parent:
+        parent = self._walk(folder)
+        try:
             return self._open(name, flags | OPEN_FLAGS, parent, relative)
+        finally:
+            self._leave(parent)
 
     def status(self, relative: str) -> os.stat_result:
         """The status of a file, without opening it.
@@ -92,12 +97,13 @@ class MagFolder:
         :raises NotAllowed: a part of the path is a symbolic link
         :raises DataLoss: it cannot be read
         """
-        # A descriptor of its own: threads that list through a common one would share its position.
-        with self._folder(relative or ".") as fd:
-            try:
-                return os.listdir(fd)
-            except OSError as error:
-                raise from_os_error(error, self.full(relative)) from error
+        fd = self._open_folder(relative)
+        try:
+            return os.listdir(fd)
+        except OSError as error:
+            raise from_os_error(error, self.full(relative)) from error
+        finally:
+            os.close(fd)
 
     def is_folder(self, relative: str) -> bool:
         """Whether there is a folder of this name, and not a link to one."""
@@ -184,8 +190,11 @@ class MagFolder:
         :raises DataLoss, DiskFull: it failed
         """
         try:
-            with self._folder(relative) as fd:
+            fd = self._open_folder(relative)
+            try:
                 os.fsync(fd)
+            finally:
+                os.close(fd)
         except MagdError:
             raise
         except OSError as error:
@@ -193,20 +202,38 @@ class MagFolder:
 
     @contextmanager
     def _folder(self, relative: str) -> Iterator[int]:
-        """A descriptor of a folder, for a while."""
-        fd = self._fd
+        """A descriptor of a folder for a while, that serves to reach what lies in it."""
+        fd = self._walk(relative)
         try:
-            walked = ""
-            for name in relative.split("/") if relative else ():
-                walked = f"{walked}/{name}" if walked else name
-                child = self._open(name, _FOLDER_FLAGS, fd, walked)
-                if fd != self._fd:
-                    os.close(fd)
-                fd = child
             yield fd
         finally:
-            if fd != self._fd:
-                os.close(fd)
+            self._leave(fd)
+
+    def _open_folder(self, relative: str) -> int:
+        """A descriptor to list or sync a folder with, which the caller closes.
+
+        It is a new one in any case: threads that list through a common one would share its position.
+        """
+        with self._folder(relative) as fd:
+            return self._open(".", _FOLDER_FLAGS, fd, relative)
+
+    def _walk(self, relative: str) -> int:
+        """As `_folder`; the caller has to `_leave` it."""
+        fd = self._fd
+        if relative:
+            walked = ""
+            for name in relative.split("/"):
+                walked = f"{walked}/{name}" if walked else name
+                try:
+                    child = self._open(name, _WALK_FLAGS, fd, walked)
+                finally:
+                    self._leave(fd)
+                fd = child
+        return fd
+
+    def _leave(self, fd: int) -> None:
+        if fd != self._fd:
+            os.close(fd)
 
     def _open(self, name: str, flags: int, parent: int, relative: str) -> int:
         try:

@@ -1,7 +1,7 @@
 """Reading and writing parts of one raw cube file.
 
 Block n lies at data_offset + n * block_bytes. Blocks that follow each other in Morton order go in one system
-call, up to some MiB. A block that a box covers only in part is read, changed and written whole: so two writes
+call, up to half a MiB. A block that a box covers only in part is read, changed and written whole: so two writes
 may run at the same time only if they touch no common block. A reader of the other voxels of such a block sees
 no difference, since their bytes are replaced by equal ones.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from magd.cubes.cube_file import OpenCubeFile
     from magd.cubes.header import Header
 
-RUN_BYTES: Final = 1 << 20
+RUN_BYTES: Final = 1 << 19
 """What one system call moves; small enough to stay in the cache between it and the copy."""
 
 
@@ -50,7 +50,7 @@ def write_blocks(file: OpenCubeFile, copy: BlockCopy) -> None:
     for start, end in runs(copy.index, per_run):
         blocks = buffer[: end - start]
         index = int(copy.index[start])
-        if not copy.is_whole[start:end].all():
+        if not all(copy.is_whole[start:end]):
             read_run(file, index, blocks)
         copy.from_box(start, blocks)
         write_all(file.fd, blocks.data, _offset(file.header, index), file.path)

@@ -49,9 +49,7 @@ class Unsynced:
         """Bytes written, to files or to files with new names, since they were synced."""
         with self._changing:
             return (
-                sum(written.size_bytes for written in self._files.values())
-                + self._folder_bytes
-                + self._syncing_bytes
+                sum(written.size_bytes for written in self._files.values()) + self._folder_bytes + self._syncing_bytes
             )
 
     def add_file(self, file: OpenCubeFile, size_bytes: int) -> None:
@@ -103,9 +101,7 @@ class Unsynced:
                 size_bytes = sum(written.size_bytes for written in files.values()) + self._folder_bytes
                 self._folder_bytes, self._syncing_bytes = 0, size_bytes
             # Each is synced, also after one has failed: the others are lost less likely.
-            failures = [
-                error for written in files.values() if (error := _sync_file(written.file)) is not None
-            ]
+            failures = [error for written in files.values() if (error := _sync_file(written.file)) is not None]
             failures += [error for name in sorted(folders) if (error := self._sync_folder(name)) is not None]
             with self._changing:
                 self._syncing_bytes = 0
