@@ -80,6 +80,9 @@ def written_blocks(file: OpenCubeFile) -> Iterator[tuple[int, int]]:
         except OSError as error:
             if error.errno == errno.ENXIO:  # nothing but a hole up to the end
                 return
+            if error.errno == errno.EINVAL:  # the file system cannot tell: all of it may be data
+                yield done, header.blocks_per_file
+                return
             raise from_os_error(error, file.path) from error
         start = max((data - header.data_offset) // header.block_bytes, done)
         end = min(-(-(hole - header.data_offset) // header.block_bytes), header.blocks_per_file)
