@@ -12,7 +12,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
-from grpc_health.v1 import health_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 _Status: Final[Any] = health_pb2.HealthCheckResponse
 
 
-class Health:
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no types
     """The health of the daemon ("") and of each service; all of them change together.
+
+    The base answers methods that later versions of the proto add (List) with UNIMPLEMENTED.
 
     :param services: full names of the services
     """
