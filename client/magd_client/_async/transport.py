@@ -1,0 +1,148 @@
+"""Single attempts of calls over grpc.aio: the twin of `magd_client._sync.transport`.
+
+A transport belongs to the event loop of its first call. It knows nothing of retries; what gRPC raises becomes
+an error of magd here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing, contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+import grpc.aio
+
+from magd_client import fork
+from magd_client.address import Address, channel_options
+from magd_client.framing import WriteFrame
+from magd_client.status import error_of_call
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterator
+
+    from magd_client.methods import Method
+
+RequestT = TypeVar("RequestT")
+ResponseT = TypeVar("ResponseT")
+
+
+class Transport:
+    """One connection to a daemon. Opened by its first call.
+
+    :param name: of the program, for the daemon's log
+    """
+
+    def __init__(self, address: Address, name: str | None) -> None:
+        self._address = address
+        self._name = name
+        self._closed = False
+        self._channel: grpc.aio.Channel | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def unary(self, method: Method[RequestT, ResponseT], request: RequestT, timeout: float) -> ResponseT:
+        """Send one message, get one.
+
+        :param timeout: seconds
+        :raises MagdError: what the daemon answered; Unavailable if it was not reached
+        """
+        call = self._open().unary_unary(
+            method.path, request_serializer=method.serialize, response_deserializer=method.deserialize
+        )
+        with self._errors():
+            return await call(request, timeout=timeout)
+
+    async def upload(
+        self,
+        method: Method[WriteFrame, ResponseT],
+        first: WriteFrame,
+        rest: Iterator[memoryview],
+        timeout: float,
+        sent: Callable[[int], None],
+    ) -> ResponseT:
+        """Send a box: the first message, and the other parts when the daemon has granted them.
+
+        :param rest: empty if the first message is all; then there is no grant to wait for
+        :param sent: called with the bytes of each part that gRPC took
+        :raises MagdError: what the daemon answered; Unavailable if it was not reached
+        """
+        call = self._open().stream_unary(
+            method.path, request_serializer=method.serialize, response_deserializer=method.deserialize
+        )(timeout=timeout)
+        with self._errors():
+            try:
+                await call.write(first)
+                sent(len(first.data))
+                part = next(rest, None)
+                if part is not None:
+                    await call.initial_metadata()
+                while part is not None:
+                    await call.write(WriteFrame(None, part))
+                    sent(len(part))
+                    part = next(rest, None)
+                await call.done_writing()
+            except asyncio.InvalidStateError:
+                # The daemon answered before it had all: refused, or it knows this id. The answer follows.
+                pass
+            return await call
+
+    async def download(
+        self,
+        method: Method[RequestT, ResponseT],
+        request: RequestT,
+        timeout: float,
+        receive: Callable[[ResponseT], None],
+    ) -> None:
+        """Get a stream of bounded length.
+
+        :param receive: called with each message
+        :raises MagdError: what the daemon answered; Unavailable if it was not reached
+        """
+        async with aclosing(self.stream(method, request, timeout)) as responses:
+            async for response in responses:
+                receive(response)
+
+    async def stream(
+        self, method: Method[RequestT, ResponseT], request: RequestT, timeout: float | None
+    ) -> AsyncGenerator[ResponseT, None]:
+        """Get a stream that may last. Leaving it early cancels the call.
+
+        :param timeout: seconds for the whole stream; None: until it ends
+        :raises MagdError: what the daemon answered; Unavailable if it was not reached
+        """
+        call = self._open().unary_stream(
+            method.path, request_serializer=method.serialize, response_deserializer=method.deserialize
+        )(request, timeout=timeout)
+        try:
+            with self._errors():
+                async for response in call:
+                    yield response
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        """Close the connection; later calls fail."""
+        self._closed = True
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            fork.note_async_use()
+            await channel.close()
+
+    def _open(self) -> grpc.aio.Channel:
+        if self._closed:
+            raise RuntimeError("this client is closed")
+        fork.note_async_use()
+        loop = asyncio.get_running_loop()
+        if self._channel is None:
+            self._channel = grpc.aio.insecure_channel(self._address.text, options=channel_options(self._name))
+            self._loop = loop
+        if loop is not self._loop:
+            raise RuntimeError("this client belongs to another event loop: connect once in each")
+        return self._channel
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as failure:
+            raise error_of_call(failure, self._address) from None

@@ -1,0 +1,201 @@
+# Generated from _async/boxes.py by scripts/unasync: change it there.
+"""Writing and reading one box of any size.
+
+A box of at most `max_box_bytes` is one call: atomic, whatever its size. A larger one is cut into pieces along
+cube files; several are under way at a time, each atomic alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from magd.acknowledgement import Acknowledgement
+from magd.errors import TooSlow
+from magd.v1 import types_pb2, volume_pb2
+from magd_client import arrays, convert, methods
+from magd_client._sync.connection import Connection, new_request_id
+from magd_client._sync.twins import for_each
+from magd_client.defaults import check_possible
+from magd_client.framing import WriteFrame
+from magd_client.pieces import PIECES_IN_FLIGHT, pieces
+from magd_client.progress import Meter, ProgressLike, show_progress
+from magd_client.retry import Deadline, bulk_timeout
+from magd_client.transfer import Account, Filling, part_of, piece_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from magd.acknowledgement import Durability
+    from magd.geometry import Box
+    from magd.voxels import VoxelArray, VoxelFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A mag, as far as its boxes need it."""
+
+    connection: Connection
+    name: str
+    """Its full resource name."""
+    voxels: VoxelFormat
+    cube_len: int
+    """Edge of a cube file, in voxels of the mag."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOptions:
+    """How to write."""
+
+    durability: Durability
+    bounds: convert.Bounds = "extend"
+    request_id: str | None = None
+    timeout: float | None = None
+    progress: ProgressLike = None
+
+
+def write(target: Target, box: Box, data: VoxelArray, options: WriteOptions) -> Acknowledgement:
+    """Write a box.
+
+    :param data: (c, x, y, z) of the target's format, in any memory order
+    :return: of the pieces: the highest revision and the lowest durability
+    :raises MagdError: the first failure of a piece
+    """
+    check_possible(box)
+    nbytes = target.voxels.nbytes(box)
+    deadline = _deadline(target, nbytes, options.timeout)
+    request_id = options.request_id or new_request_id()
+    acknowledgements: list[Acknowledgement] = []
+    with show_progress(options.progress, f"write {target.name}", nbytes, in_bytes=True) as meter:
+
+        def write_piece(piece: Box) -> None:
+            # A retry by the user with the same id gives each piece the id it had.
+            identifier = request_id if piece == box else piece_id(request_id, piece)
+            part = arrays.fortran(part_of(data, box, piece), target.voxels)
+            acknowledgements.append(_write_piece(target, piece, part, identifier, options, deadline, meter))
+
+        try:
+            _for_each_piece(target, box, write_piece)
+        except TooSlow as error:
+            raise TooSlow(
+                f"{error.message}; it is not known whether the write of {box} was committed. "
+                f"The same write with request_id={request_id!r} is applied at most once",
+                reason=error.reason,
+                metadata={**error.metadata, "request_id": request_id},
+            ) from None
+    return Acknowledgement(
+        max(acknowledgement.revision for acknowledgement in acknowledgements),
+        min(acknowledgement.durability for acknowledgement in acknowledgements),
+    )
+
+
+def read(target: Target, box: Box, *, timeout: float | None, progress: ProgressLike) -> VoxelArray:
+    """Read a box.
+
+    :return: (c, x, y, z), Fortran order; zeros where nothing was written
+    :raises MagdError: the first failure of a piece
+    """
+    check_possible(box)
+    whole = target.voxels.empty(box.size)
+    deadline = _deadline(target, whole.nbytes, timeout)
+    with show_progress(progress, f"read {target.name}", whole.nbytes, in_bytes=True) as meter:
+
+        def read_piece(piece: Box) -> None:
+            if piece == box:
+                _read_piece(target, piece, whole, deadline, meter)
+                return
+            part = target.voxels.empty(piece.size)
+            _read_piece(target, piece, part, deadline, meter)
+            part_of(whole, box, piece)[...] = part
+
+        _for_each_piece(target, box, read_piece)
+    return whole
+
+
+def _deadline(target: Target, nbytes: int, timeout: float | None) -> Deadline:
+    if timeout is None:
+        timeout = bulk_timeout(target.connection.settings.timeout, nbytes)
+    return Deadline(timeout)
+
+
+def _for_each_piece(target: Target, box: Box, work: Callable[[Box], None]) -> None:
+    nbytes = target.voxels.nbytes(box)
+    if nbytes <= arrays.PART_BYTES:
+        # Below every daemon's limit: no need to ask for it.
+        work(box)
+        return
+    max_bytes = target.connection.max_box_bytes()
+    if nbytes <= max_bytes:
+        work(box)
+        return
+    cut = pieces(
+        box,
+        cube_len=target.cube_len,
+        bytes_per_voxel=target.voxels.bytes_per_voxel,
+        max_bytes=max_bytes,
+    )
+    for_each(cut, work, limit=PIECES_IN_FLIGHT)
+
+
+def _write_piece(
+    target: Target,
+    box: Box,
+    data: VoxelArray,
+    request_id: str,
+    options: WriteOptions,
+    deadline: Deadline,
+    meter: Meter,
+) -> Acknowledgement:
+    """Write a box that is not too large, with retries.
+
+    :param data: in the order in which it travels
+    """
+    header = volume_pb2.WriteBoxRequest(
+        name=target.name,
+        box=convert.box_to_proto(box),
+        data_type=convert.data_type_to_proto(target.voxels.dtype.name),
+        num_channels=target.voxels.num_channels,
+        durability=convert.durability_to_proto(options.durability),
+        bounds=convert.bounds_to_proto(options.bounds),
+        request_id=request_id,
+        order=types_pb2.ORDER_FORTRAN,
+        encoding=types_pb2.ENCODING_RAW,
+    )
+
+    def attempt(seconds: float) -> volume_pb2.WriteBoxResponse:
+        account = Account(meter)
+        parts = arrays.parts(data)
+        first = WriteFrame(header, next(parts) if data.nbytes <= arrays.PART_BYTES else b"")
+        try:
+            response = target.connection.transport.upload(methods.WRITE_BOX, first, parts, seconds, account.add)
+        except BaseException:
+            account.take_back()
+            raise
+        # A retry may be answered before all was sent: what counts is that it is there.
+        account.complete(data.nbytes)
+        return response
+
+    response = target.connection.retry(attempt, timeout=deadline.remaining())
+    return convert.acknowledgement(response)
+
+
+def _read_piece(target: Target, box: Box, into: VoxelArray, deadline: Deadline, meter: Meter) -> None:
+    """Read a box that is not too large, with retries."""
+    request = volume_pb2.ReadBoxRequest(
+        name=target.name,
+        box=convert.box_to_proto(box),
+        order=types_pb2.ORDER_FORTRAN,
+        encoding=types_pb2.ENCODING_RAW,
+    )
+
+    def attempt(seconds: float) -> None:
+        account = Account(meter)
+        filling = Filling(into, target.voxels, account)
+        try:
+            target.connection.transport.download(methods.READ_BOX, request, seconds, filling.receive)
+            filling.finish()
+        except BaseException:
+            account.take_back()
+            raise
+
+    target.connection.retry(attempt, timeout=deadline.remaining())

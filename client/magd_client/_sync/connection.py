@@ -1,0 +1,156 @@
+# Generated from _async/connection.py by scripts/unasync: change it there.
+"""A connection: single attempts made into calls that are retried and have a deadline."""
+
+from __future__ import annotations
+
+import weakref
+from contextlib import closing
+from typing import TYPE_CHECKING, Final, TypeVar
+from uuid import uuid4
+
+from magd.errors import Busy, Unavailable
+from magd.v1 import maintenance_pb2
+from magd_client import convert, fork, methods
+from magd_client._sync.transport import Transport
+from magd_client._sync.twins import sleep
+from magd_client.retry import LONG_TIMEOUT_SECONDS, Attempts
+from magd_client.status import is_unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from magd_client.address import Address
+    from magd_client.convert import FlushLevel
+    from magd_client.info import ServerInfo
+    from magd_client.methods import Method
+    from magd_client.settings import Settings
+
+T = TypeVar("T")
+RequestT = TypeVar("RequestT")
+ResponseT = TypeVar("ResponseT")
+
+
+def new_request_id() -> str:
+    """The id of a change, by which the daemon knows a retry from a second change."""
+    return str(uuid4())
+
+
+def all_pages(page: Callable[[str], tuple[list[T], str]]) -> list[T]:
+    """Everything that a paged listing has.
+
+    :param page: gets the page of a token; returns its entries and the token of the next, empty at the end
+    """
+    entries, token = page("")
+    while token:
+        more, token = page(token)
+        entries.extend(more)
+    return entries
+
+
+class Connection:
+    """What every handle holds. Pickled, it is address and settings; handles that are unpickled in one process
+    share a connection.
+    """
+
+    def __init__(self, address: Address, settings: Settings) -> None:
+        self.address: Final = address
+        self.settings: Final = settings
+        self.transport: Final = Transport(address, settings.name)
+        self._reached = False
+        self._server_info: ServerInfo | None = None
+
+    def __reduce__(self) -> tuple[Callable[[Address, Settings], Connection], tuple[Address, Settings]]:
+        return _revive, (self.address, self.settings)
+
+    def call(self, method: Method[RequestT, ResponseT], request: RequestT, timeout: float | None) -> ResponseT:
+        """Send one message and get one, with retries.
+
+        :param timeout: seconds for all attempts together; None: the connection's default
+        :raises MagdError: what the last attempt met
+        """
+        return self.retry(lambda seconds: self.transport.unary(method, request, seconds), timeout=timeout)
+
+    def retry(self, attempt: Callable[[float], T], *, timeout: float | None) -> T:
+        """Make attempts until one succeeds, or fails for good.
+
+        :param attempt: called with the seconds it has
+        :param timeout: seconds for all attempts together; None: the connection's default
+        :raises MagdError: what the last attempt met
+        """
+        attempts = self._attempts(timeout)
+        while True:
+            try:
+                result = attempt(attempts.remaining())
+            except (Unavailable, Busy) as error:
+                self._reached = self._reached or not is_unreachable(error)
+                pause = attempts.pause_after(error, reached=self._reached)
+                if pause is None:
+                    raise
+            else:
+                self._reached = True
+                return result
+            sleep(pause)
+
+    def stream(
+        self, method: Method[RequestT, ResponseT], request: RequestT, timeout: float | None
+    ) -> Generator[ResponseT, None, None]:
+        """Get a stream. It is retried until its first message has come; what fails later is raised.
+
+        :param timeout: seconds for the whole stream; None: an hour
+        :raises MagdError: what the daemon answered; Unavailable if it was not reached
+        """
+        attempts = self._attempts(LONG_TIMEOUT_SECONDS if timeout is None else timeout)
+        while True:
+            begun = False
+            try:
+                call = self.transport.stream(method, request, attempts.remaining())
+                with closing(call) as responses:
+                    for response in responses:
+                        begun = self._reached = True
+                        yield response
+            except (Unavailable, Busy) as error:
+                pause = None if begun else attempts.pause_after(error, reached=self._reached)
+                if pause is None:
+                    raise
+            else:
+                return
+            sleep(pause)
+
+    def flush(self, name: str, level: FlushLevel, timeout: float | None) -> None:
+        """Bring everything acknowledged below a resource to the disk.
+
+        :param name: of the resource; empty: everything
+        :param timeout: seconds; None: an hour
+        """
+        request = maintenance_pb2.FlushRequest(name=name, level=convert.flush_level_to_proto(level))
+        self.call(methods.FLUSH, request, LONG_TIMEOUT_SECONDS if timeout is None else timeout)
+
+    def get_server_info(self, *, timeout: float | None = None) -> ServerInfo:
+        """Ask what the daemon is."""
+        response = self.call(methods.GET_SERVER_INFO, maintenance_pb2.GetServerInfoRequest(), timeout)
+        self._server_info = convert.server_info(response)
+        return self._server_info
+
+    def max_box_bytes(self) -> int:
+        """The daemon's limit of one box, asked for once."""
+        info = self._server_info or self.get_server_info()
+        return info.limits.max_box_bytes
+
+    def close(self) -> None:
+        """Close it; later calls fail."""
+        self.transport.close()
+
+    def _attempts(self, timeout: float | None) -> Attempts:
+        settings = self.settings
+        return Attempts(settings.retry, settings.timeout if timeout is None else timeout)
+
+
+_revived: weakref.WeakValueDictionary[tuple[Address, Settings], Connection] = weakref.WeakValueDictionary()
+
+
+def _revive(address: Address, settings: Settings) -> Connection:
+    with fork.lock():
+        connection = _revived.get((address, settings))
+        if connection is None:
+            connection = _revived[address, settings] = Connection(address, settings)
+        return connection

@@ -1,0 +1,176 @@
+"""Single attempts of calls over grpc: the twin of `magd_client._async.transport`.
+
+Safe for use by several threads, and in a forked child (see `magd_client.fork`). It knows nothing of retries;
+what gRPC raises becomes an error of magd here.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+
+from magd_client import fork
+from magd_client.address import Address, channel_options
+from magd_client.framing import WriteFrame
+from magd_client.status import error_of_call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+    from magd_client.methods import Method
+
+RequestT = TypeVar("RequestT")
+ResponseT = TypeVar("ResponseT")
+
+
+class Transport:
+    """One connection to a daemon. Opened by its first call, and anew in a forked child.
+
+    :param name: of the program, for the daemon's log
+    """
+
+    def __init__(self, address: Address, name: str | None) -> None:
+        self._address = address
+        self._name = name
+        self._closed = False
+        self._channel: tuple[int, grpc.Channel] | None = None
+
+    def unary(self, method: Method[RequestT, ResponseT], request: RequestT, timeout: float) -> ResponseT:
+        """Send one message, get one.
+
+        :param timeout: seconds
+        :raises MagdError: what the daemon answered; Unavailable if it was not reached
+        """
+        with fork.call(), self._errors():
+            call = self._open().unary_unary(
+                method.path, request_serializer=method.serialize, response_deserializer=method.deserialize
+            )
+            return call(request, timeout=timeout)
+
+    def upload(
+        self,
+        method: Method[WriteFrame, ResponseT],
+        first: WriteFrame,
+        rest: Iterator[memoryview],
+        timeout: float,
+        sent: Callable[[int], None],
+    ) -> ResponseT:
+        """Send a box: the first message, and the other parts when the daemon has granted them.
+
+        :param rest: empty if the first message is all; then there is no grant to wait for
+        :param sent: called with the bytes of each part that gRPC took
+        :raises MagdError: what the daemon answered; Unavailable if it was not reached
+        """
+        upload = _Upload(first, rest, sent)
+        with fork.call(), self._errors():
+            call = self._open().stream_unary(
+                method.path, request_serializer=method.serialize, response_deserializer=method.deserialize
+            )
+            if upload.is_single:
+                return call(upload.messages(), timeout=timeout)
+            running = call.future(upload.messages(), timeout=timeout)
+            try:
+                # Comes with the grant, and also when the call has ended without one.
+                running.initial_metadata()
+                upload.granted.set()
+                return running.result()
+            finally:
+                upload.granted.set()
+                running.cancel()
+
+    def download(
+        self,
+        method: Method[RequestT, ResponseT],
+        request: RequestT,
+        timeout: float,
+        receive: Callable[[ResponseT], None],
+    ) -> None:
+        """Get a stream of bounded length.
+
+        :param receive: called with each message
+        :raises MagdError: what the daemon answered; Unavailable if it was not reached
+        """
+        with fork.call(), closing(self.stream(method, request, timeout)) as responses:
+            for response in responses:
+                receive(response)
+
+    def stream(
+        self, method: Method[RequestT, ResponseT], request: RequestT, timeout: float | None
+    ) -> Generator[ResponseT, None, None]:
+        """Get a stream that may last. Leaving it early cancels the call.
+
+        :param timeout: seconds for the whole stream; None: until it ends
+        :raises MagdError: what the daemon answered; Unavailable if it was not reached
+        """
+        call = self._open().unary_stream(
+            method.path, request_serializer=method.serialize, response_deserializer=method.deserialize
+        )(request, timeout=timeout)
+        try:
+            with self._errors():
+                yield from call
+        finally:
+            call.cancel()
+
+    def close(self) -> None:
+        """Close the connection; later calls fail."""
+        with fork.lock():
+            self._closed = True
+            opened, self._channel = self._channel, None
+        if opened is None:
+            return
+        epoch, channel = opened
+        if epoch == fork.epoch():
+            channel.close()
+        else:
+            fork.abandon(channel)
+
+    def _open(self) -> grpc.Channel:
+        opened = self._channel
+        if opened is not None and opened[0] == fork.epoch():
+            return opened[1]
+        with fork.lock():
+            if self._closed:
+                raise RuntimeError("this client is closed")
+            opened = self._channel
+            if opened is not None and opened[0] == fork.epoch():
+                return opened[1]
+            fork.note_use()
+            if opened is not None:
+                fork.abandon(opened[1])
+            channel = grpc.insecure_channel(self._address.text, options=channel_options(self._name))
+            self._channel = (fork.epoch(), channel)
+            return channel
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as failure:
+            raise error_of_call(failure, self._address) from None
+
+
+class _Upload:
+    """The messages of one box. gRPC takes them in a thread of its own, which waits for the grant."""
+
+    def __init__(self, first: WriteFrame, rest: Iterator[memoryview], sent: Callable[[int], None]) -> None:
+        self._first = first
+        self._next = next(rest, None)
+        self._rest = rest
+        self._sent = sent
+        self.is_single = self._next is None
+        self.granted = threading.Event()
+
+    def messages(self) -> Iterator[WriteFrame]:
+        yield self._first
+        self._sent(len(self._first.data))
+        if self._next is None:
+            return
+        self.granted.wait()
+        part: memoryview | None = self._next
+        while part is not None:
+            yield WriteFrame(None, part)
+            self._sent(len(part))
+            part = next(self._rest, None)

@@ -1,0 +1,118 @@
+"""The bookkeeping of one piece of a box on its way."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+from uuid import NAMESPACE_OID, UUID, uuid5
+
+from magd.errors import Conflict, DataLoss, Reason
+from magd_client import arrays, convert
+
+if TYPE_CHECKING:
+    from magd.geometry import Box
+    from magd.voxels import VoxelArray, VoxelFormat
+    from magd_client.framing import ReadFrame
+    from magd_client.progress import Meter
+
+
+class Account:
+    """What one attempt has told a meter, so that it can be taken back when the attempt fails."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self._total = 0
+        self._closed = False
+        # gRPC's own thread may still report a part while the caller closes the account.
+        self._lock = threading.Lock()
+
+    def add(self, nbytes: int) -> None:
+        """Count bytes that went."""
+        with self._lock:
+            if not self._closed:
+                self._total += nbytes
+                self._meter.advance(nbytes)
+
+    def complete(self, nbytes: int) -> None:
+        """Count it all as gone: the attempt succeeded."""
+        with self._lock:
+            self._closed = True
+            if self._total != nbytes:
+                self._meter.advance(nbytes - self._total)
+
+    def take_back(self) -> None:
+        """Count nothing: the attempt failed."""
+        with self._lock:
+            self._closed = True
+            if self._total:
+                self._meter.advance(-self._total)
+
+
+class Filling:
+    """An array that is filled from the messages of one ReadBox.
+
+    :param into: (c, x, y, z) in Fortran order, of the expected format
+    """
+
+    def __init__(self, into: VoxelArray, voxels: VoxelFormat, account: Account) -> None:
+        self._bytes = arrays.array_bytes(into)
+        self._voxels = voxels
+        self._account = account
+        self._filled = 0
+        self._begun = False
+
+    def receive(self, frame: ReadFrame) -> None:
+        """Take the next message.
+
+        :raises Conflict: the mag holds other voxels than expected
+        :raises DataLoss: there are more bytes than the box has
+        """
+        if not self._begun:
+            self._begun = True
+            found = convert.voxel_format(frame.header)
+            if found != self._voxels:
+                raise Conflict(
+                    f"the mag was made anew: it had voxels of {self._voxels}, it has voxels of {found}",
+                    reason=Reason.DATA_TYPE_MISMATCH,
+                    metadata={"value": found, "expected": self._voxels},
+                )
+        end = self._filled + len(frame.data)
+        if end > len(self._bytes):
+            raise self._wrong_length(f"at least {end}")
+        self._bytes[self._filled : end] = frame.data
+        self._filled = end
+        self._account.add(len(frame.data))
+
+    def finish(self) -> None:
+        """Check that all has come.
+
+        :raises DataLoss: bytes are missing
+        """
+        if self._filled != len(self._bytes):
+            raise self._wrong_length(str(self._filled))
+
+    def _wrong_length(self, found: str) -> DataLoss:
+        expected = len(self._bytes)
+        return DataLoss(
+            f"the daemon sent {found} bytes of a box of {expected}",
+            reason=Reason.DATA_LENGTH_MISMATCH,
+            metadata={"value": found, "expected": expected},
+        )
+
+
+def part_of(array: VoxelArray, box: Box, piece: Box) -> VoxelArray:
+    """The voxels of a piece, as a view.
+
+    :param array: (c, x, y, z) of `box`
+    """
+    start, end = piece.offset - box.offset, piece.end - box.offset
+    return array[:, start.x : end.x, start.y : end.y, start.z : end.z]
+
+
+def piece_id(request_id: str, piece: Box) -> str:
+    """The id of a piece of a write: the same again if the user repeats the write with its id."""
+    try:
+        namespace = UUID(request_id)
+    except ValueError:
+        namespace = uuid5(NAMESPACE_OID, request_id)
+    return str(uuid5(namespace, str(piece)))
