@@ -66,8 +66,6 @@ class Call:
         self.sent = 0
         self.scope = asyncio.timeout(None)
         """Expires at the moment the call has to end because the daemon drains."""
-        self.write: asyncio.Task[None] | None = None
-        """The last message on its way to the client."""
 
     def parse(self, parser: Callable[[bytes], MessageT], data: bytes) -> MessageT:
         """Count and parse a message.
@@ -177,7 +175,7 @@ class Calls(grpc.aio.ServerInterceptor):
                 aclosing(behavior(request, context)) as responses,
             ):
                 async for response in responses:
-                    await self._send(call, context, call.pack(serializer, response))
+                    await self._send(context, call.pack(serializer, response))
 
         # Without serializers gRPC hands bytes through, in both directions.
         make = getattr(grpc, f"{kind}_rpc_method_handler")
@@ -196,8 +194,6 @@ class Calls(grpc.aio.ServerInterceptor):
                     yield call
         except asyncio.CancelledError:
             if _was_cancelled_from_outside():
-                if call.write is not None:
-                    call.write.cancel()
                 self._record(call, grpc.StatusCode.CANCELLED)
                 raise
             _log.exception("what a call waited for was cancelled", id=call.id, method=method)
@@ -225,10 +221,8 @@ class Calls(grpc.aio.ServerInterceptor):
         self._record(call, code, error)
         status = status_of(error)
         try:
-            if call.write is not None:
-                # gRPC takes no status while a message is on its way. All that the call held is given back
-                # already; if the client never takes this message, its connection or a stop ends the call.
-                await call.write
+            # Behind a message that the client does not take, this waits for the client, or for the end of its
+            # connection or of the server. All that the call held is given back already.
             await context.abort(code, status.message, ((STATUS_KEY, status.SerializeToString()),))
         except grpc.aio.InternalError as gone:
             raise asyncio.CancelledError from gone
@@ -248,12 +242,10 @@ class Calls(grpc.aio.ServerInterceptor):
             if not self._running:
                 self._none_runs.set()
 
-    async def _send(self, call: Call, context: Context, data: bytes) -> None:
-        # A task of its own: a write that gRPC has begun cannot be taken back, only waited for.
-        call.write = asyncio.get_running_loop().create_task(context.write(data))
+    async def _send(self, context: Context, data: bytes) -> None:
         try:
             async with asyncio.timeout(self._config.stall_seconds):
-                await asyncio.shield(call.write)
+                await context.write(data)
         except TimeoutError:
             raise TooSlow(
                 f"the client took nothing for {self._config.stall_seconds:g} s",

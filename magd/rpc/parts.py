@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from magd.voxels import VoxelArray, VoxelFormat
 
 
+def take_data(request: volume_pb2.WriteBoxRequest) -> bytes:
+    """The bytes of a message, which then has none any more."""
+    data = request.data
+    request.ClearField("data")
+    return data
+
+
 async def next_part(requests: AsyncIterator[volume_pb2.WriteBoxRequest], pace: Pace) -> bytes | None:
     """The bytes of the next message, or None at the end of the stream.
 
@@ -41,8 +48,7 @@ async def next_part(requests: AsyncIterator[volume_pb2.WriteBoxRequest], pace: P
         return None
     except TimeoutError:
         raise pace.too_slow() from None
-    data = request.data
-    request.ClearField("data")
+    data = take_data(request)
     fields = request.ListFields()
     if fields:
         raise invalid(fields[0][0].name, "", "messages after the first carry only data")

@@ -31,7 +31,7 @@ from magd.rpc import from_proto, to_proto
 from magd.rpc.admission import EdgeConfig, Pace
 from magd.rpc.enums import DATA_TYPES
 from magd.rpc.from_proto import refuse
-from magd.rpc.parts import cut, receive
+from magd.rpc.parts import cut, receive, take_data
 from magd.v1 import types_pb2, volume_pb2
 from magd.v1.volume_pb2_grpc import VolumeServiceServicer
 
@@ -89,12 +89,13 @@ class VolumeService(VolumeServiceServicer):
         first = await self._first(request_iterator)
         header = _WriteHeader.of(first)
         cost = await storage.check_write(header.name, header.box, header.voxels, header.bounds)
-        data = first.data
+        data = take_data(first)
         with await storage.budget.lease(cost) as lease:
             if len(data) < header.voxels.nbytes(header.box):
                 await context.send_initial_metadata(())
             pace = Pace(self._config)
             array = await receive(data, request_iterator, header.voxels, header.box.size, pace)
+            del data  # it is not part of the lease, and the write may take long
             command = WriteCommand(header.request_id, header.box, array, header.durability, header.bounds)
             return to_proto.acknowledgement(await storage.write(header.name, command, lease))
 

@@ -516,6 +516,9 @@ async def test_operations_are_listed_newest_first_in_pages(server: Served) -> No
     assert listed == started[::-1]
     others = await stub.ListOperations(ListOperationsRequest(resource="datasets/other"))
     assert not others.operations
+    first = await stub.ListOperations(ListOperationsRequest(resource="datasets/brain", page_size=2))
+    elsewhere = ListOperationsRequest(page_token=first.next_page_token)
+    assert (await failure_of(stub.ListOperations(elsewhere))).metadata["field"] == "page_token"
 
 
 @pytest.mark.parametrize("name", ["", "operations/", "operations/a/b", "datasets/a"])
