@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CONFIG = StorageConfig(budget_bytes=256 << 20, io_threads=4)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pool() -> Iterator[CompressionPool]:
     pool = CompressionPool(workers=2)
     pool.start()
