@@ -72,9 +72,9 @@ def main(arguments: Sequence[str]) -> None:
             retried = sum(write.retried for write in written)
             _say(
                 f"{WRITERS} processes wrote {count(len(written), 'box', 'boxes')} at once, "
-                f"{overlaps(written):,} pairs of them overlap, {retried} were sent twice"
+                f"{overlaps(written):,} pairs of them overlap, {retried} were sent twice",
+                f"read back: all {playground.volume:,} voxels are as the order of the revisions explains",
             )
-            _say(f"read back: all {playground.volume:,} voxels are as the order of the revisions explains")
 
             _magd(daemon, "ls")
             _magd(daemon, "ls", "brain")
@@ -85,15 +85,19 @@ def main(arguments: Sequence[str]) -> None:
             _compare(_read(mag, playground), expected, "compressed")
             _magd(daemon, "check", "--deep")
             folder = os.path.join(data, "brain", mag.get_info().folder)
-    _say("the daemon was asked to stop, and ended with status 0")
-
     # Only now: as long as it runs, the daemon is the one who touches the files.
-    if _compare_with_wkw(folder, playground, expected):
-        _say("read again from the files with the wkw package: the same")
+    same = _compare_with_wkw(folder, playground, expected)
+    _say(
+        "the daemon was asked to stop, and ended with status 0",
+        "read again from the files with the wkw package: the same"
+        if same
+        else "there is no wkw to read the files with",
+    )
     seconds = time.monotonic() - started
-    _say(f"done in {seconds:.0f} s. The dataset lies in {os.path.abspath(os.path.join(data, 'brain'))}")
-    bin_folder = os.path.dirname(sys.executable)
-    _say(f"to go on: {os.path.join(bin_folder, 'magd')} serve {data}")
+    _say(
+        f"done in {seconds:.0f} s; the dataset lies in {os.path.abspath(os.path.join(data, 'brain'))}",
+        f"to go on: {os.path.join(os.path.dirname(sys.executable), 'magd')} serve {data}",
+    )
 
 
 def _example() -> str:
@@ -138,7 +142,7 @@ def _write(address: str, within: Box, voxels: VoxelFormat, writer: int) -> list[
         return write_boxes(mag, within, voxels, writer=writer, count=WRITES)
 
 
-def _read(mag: magd_client.Mag, box: Box) -> VoxelArray:
+def _read(mag: magd_client.MagHandle, box: Box) -> VoxelArray:
     return mag.read(offset=box.offset, size=box.size)
 
 
@@ -160,13 +164,13 @@ def _compare_with_wkw(folder: str, box: Box, expected: VoxelArray) -> bool:
 
 
 def _magd(daemon: Daemon, *arguments: str) -> None:
-    print(f"\n$ magd {' '.join(arguments)}", flush=True)
+    print(f"$ magd {' '.join(arguments)}", flush=True)
     subprocess.run([*MAGD, *arguments], env={**os.environ, "MAGD_SERVER": daemon.grpc}, check=True)
     print(flush=True)
 
 
-def _say(text: str) -> None:
-    print(f"- {text}", flush=True)
+def _say(*texts: str) -> None:
+    print(*(f"- {text}" for text in texts), sep="\n", end="\n\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from magd.cli.connection import connected, server_option
+from magd.cli.failures import CommandError
+from magd.cli.listing import handle_of
 from magd.cli.names import Target, TargetType
 from magd.cli.output import json_option, print_json
 from magd.cli.units import POWER_OF_TWO, VOXEL_SIZE
@@ -112,13 +114,10 @@ def rm_command(name: Target, yes: bool, as_json: bool, server: str) -> None:
       magd rm cortex/old --yes
     """
     with connected(server) as client:
-        dataset = client.dataset(name.dataset)
-        layer = None if name.layer is None else dataset.layer(name.layer)
-        mag = None if layer is None or name.mag is None else layer.mag(name.mag)
-        handle = mag or layer or dataset
+        handle = handle_of(client, name)
         handle.get_info()
         if not yes:
-            click.confirm(f"Move {name.kind} {name} to the trash?", abort=True, err=True)
+            _confirm(f"Move {name.kind} {name} to the trash?")
         trash_path = handle.delete()
     if as_json:
         print_json({"name": str(name), "trash_path": trash_path or None})
@@ -126,6 +125,12 @@ def rm_command(name: Target, yes: bool, as_json: bool, server: str) -> None:
         click.echo(
             f"moved {name.kind} {name} to {trash_path}" if trash_path else f"removed {name}, which had no folder"
         )
+
+
+def _confirm(question: str) -> None:
+    """Ask, and raise unless the answer is yes."""
+    if not click.confirm(question, err=True):
+        raise CommandError("nothing was changed", "CANCELLED")
 
 
 def _create_dataset(client: Client, name: Target, given: dict[str, Any], exist_ok: bool) -> None:

@@ -44,11 +44,16 @@ def connected(server: str) -> Iterator[Client]:
     """
     import magd_client
     from magd.errors import TooSlow, Unavailable
+    from magd_client.status import is_unreachable
 
-    with magd_client.connect(server) as client:
+    # Where nobody listens, somebody at a terminal wants to know it now. A daemon that was reached may restart.
+    retry = magd_client.RetryPolicy(connect_seconds=0)
+    with magd_client.connect(server, name="magd command line", retry=retry) as client:
         try:
             client.get_server_info(timeout=FIRST_ANSWER_SECONDS)
         except (Unavailable, TooSlow) as error:
+            if isinstance(error, Unavailable) and not is_unreachable(error):
+                raise
             raise CommandError(f"no daemon answers at {server}; {_how_to_start(server)}", "UNAVAILABLE") from error
         yield client
 

@@ -16,7 +16,7 @@ from magd.cli.units import count, format_size
 
 if TYPE_CHECKING:
     from magd.geometry import BoundingBox, Box
-    from magd_client import Client, MagHandle
+    from magd_client import Client, Dataset, Layer, MagHandle
     from magd_client.info import DatasetInfo, LayerInfo, MagInfo
 
 ROWS_AT_ONCE = 500
@@ -80,6 +80,15 @@ def mag_handle(client: Client, name: Target) -> MagHandle:
     assert name.layer is not None
     assert name.mag is not None
     return client.dataset(name.dataset).layer(name.layer).mag(name.mag)
+
+
+def handle_of(client: Client, name: Target) -> Dataset | Layer | MagHandle:
+    """The handle of what a user named."""
+    dataset = client.dataset(name.dataset)
+    if name.layer is None:
+        return dataset
+    layer = dataset.layer(name.layer)
+    return layer if name.mag is None else layer.mag(name.mag)
 
 
 def layers_of(client: Client, name: Target) -> list[LayerInfo]:

@@ -10,6 +10,7 @@ import click
 
 from magd.cli.connection import connected, server_option
 from magd.cli.describe import finding_document, status_document
+from magd.cli.listing import handle_of
 from magd.cli.names import Target, TargetType, parse, short
 from magd.cli.output import Column, json_option, note, print_details, print_json, print_json_line, print_table
 from magd.cli.units import count, format_seconds, format_size
@@ -39,14 +40,14 @@ def flush_command(name: Target | None, level: str, as_json: bool, server: str) -
       magd flush
       magd flush cortex --level disk
 
-    With --json: {mags}, the number of mags that were flushed.
+    With --json: {name, level}; the name is null if it was everything.
     """
     with connected(server) as client:
-        mags = client.flush("" if name is None else name.resource, level=level)
+        (client if name is None else handle_of(client, name)).flush("disk" if level == "disk" else "files")
     if as_json:
-        print_json({"mags": mags})
+        print_json({"name": None if name is None else str(name), "level": level})
     else:
-        click.echo(f"flushed {count(mags, 'mag')}")
+        click.echo(f"flushed {'all mags in use' if name is None else name}")
 
 
 @click.command("check")

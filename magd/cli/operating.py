@@ -25,6 +25,7 @@ from magd.cli.units import count, format_seconds, format_size
 
 if TYPE_CHECKING:
     from magd_client import Client, Operation
+    from magd_client.convert import Level
     from magd_client.info import OperationInfo
 
 
@@ -33,9 +34,9 @@ class LevelType(click.ParamType):
 
     name = "level"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | int:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Level:
         if value in ("auto", "fast"):
-            return str(value)
+            return "auto" if value == "auto" else "fast"
         try:
             level = int(value)
         except ValueError:
@@ -59,9 +60,7 @@ class LevelType(click.ParamType):
 @click.option("--no-wait", is_flag=True, help="Start it, print its name and return.")
 @json_option
 @server_option
-def compress_command(
-    name: Target, target: str | None, level: str | int, no_wait: bool, as_json: bool, server: str
-) -> None:
+def compress_command(name: Target, target: str | None, level: Level, no_wait: bool, as_json: bool, server: str) -> None:
     """Compress the mag NAME, in place or into another dataset. Reads and writes go on meanwhile.
 
     The daemon does the work and goes on with it when this command is interrupted: magd operations lists, follows and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import click
@@ -101,15 +102,19 @@ def serve_command(
         "idle_seconds": idle_seconds,
     }
     storage = StorageConfig(read_only=read_only, **{name: value for name, value in given.items() if value is not None})
-    status = serve(
-        DaemonConfig(
-            root=root,
-            grpc=grpc,
-            http=None if http == "none" else http,
-            insecure=insecure,
-            storage=storage,
-            log_format="json" if log_format == "json" else "text",
-            log_level=log_level,  # type: ignore[arg-type]  # one of the choices above
-        )
+    config = DaemonConfig(
+        root=root,
+        grpc=grpc,
+        http=None if http == "none" else http,
+        insecure=insecure,
+        storage=storage,
+        log_format="json" if log_format == "json" else "text",
+        log_level=log_level,  # type: ignore[arg-type]  # one of the choices above
     )
+    try:
+        status = serve(config)
+    except Exception:
+        # A bug. One line is for whoever calls a command; whoever runs a daemon has to find out what happened.
+        traceback.print_exc()
+        raise
     ctx.exit(status)

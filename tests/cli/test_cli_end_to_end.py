@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-import nibabel
-import nibabel.testing
 import numpy as np
 import pytest
 import tifffile
@@ -20,8 +20,6 @@ import wkw
 from tests.support.daemon import MAGD, DaemonError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.cli.conftest import Magd
     from tests.conftest import Serve
     from tests.support.daemon import Daemon
@@ -70,7 +68,8 @@ def test_a_dataset_from_its_creation_to_the_trash(magd: Magd, root: Path) -> Non
 
     assert "renamed cortex/color to cortex/em" in magd("rename", "cortex/color", "cortex/em").out
     assert (root / "cortex" / "em" / "1" / "header.wkw").exists()
-    assert magd("rm", "cortex/em/1", stdin="n\n", fails=130).error == "interrupted"
+    refused = magd("rm", "cortex/em/1", stdin="n\n", fails=1)
+    assert refused.err.endswith("magd: error: nothing was changed [CANCELLED]\n")
     assert (root / "cortex" / "em" / "1").exists()
     assert "to the trash?" in magd("rm", "cortex/em/1", stdin="y\n").err
     trash = magd("rm", "cortex", "--yes", "--json").json()["trash_path"]
@@ -89,41 +88,43 @@ def test_parents_are_created_where_they_are_missing(magd: Magd) -> None:
     assert "--voxel-size" in magd("create", "-p", "other/ids/1", fails=2).error
 
 
+REFUSALS: Final = [
+    (["info", "none"], "DATASET_NOT_FOUND"),
+    (["ls", "none/color"], "DATASET_NOT_FOUND"),
+    (["info", "brain/none"], "LAYER_NOT_FOUND"),
+    (["info", "brain/mri/2"], "MAG_NOT_FOUND"),
+    (["ls", "brain/mri/2"], "MAG_NOT_FOUND"),
+    (["ls", "brain/mri/2", "--files"], "MAG_NOT_FOUND"),
+    (["rm", "brain/none", "--yes"], "LAYER_NOT_FOUND"),
+    (["rename", "brain/none", "x"], "LAYER_NOT_FOUND"),
+    (["rename", "brain/mri", "a/b"], "INVALID_NAME"),
+    (["create", "brain", "--voxel-size", "1,1,1"], "DATASET_EXISTS"),
+    (["create", "brain/mri"], "LAYER_EXISTS"),
+    (["create", "brain/mri/1"], "MAG_EXISTS"),
+    (["create", "brain", "--voxel-size", "2,1,1", "--exist-ok"], "EXISTS_WITH_OTHER_PARAMETERS"),
+    (["create", ".hidden", "--voxel-size", "1,1,1"], "INVALID_NAME"),
+    (["compress", "brain/mri/2"], "MAG_NOT_FOUND"),
+    (["check", "none"], "DATASET_NOT_FOUND"),
+    (["operations", "operations/none"], "OPERATION_NOT_FOUND"),
+    (["operations", "operations/none", "--watch"], "OPERATION_NOT_FOUND"),
+    (["operations", "operations/none", "--cancel"], "OPERATION_NOT_FOUND"),
+    (["export", "brain/mri/1", "x.npy"], "INVALID_BOX"),
+    (["export", "brain/mri/2", "x.npy"], "MAG_NOT_FOUND"),
+]
+
+
 @pytest.mark.usefixtures("daemon")
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (["info", "none"], "DATASET_NOT_FOUND"),
-        (["ls", "none/color"], "DATASET_NOT_FOUND"),
-        (["info", "brain/none"], "LAYER_NOT_FOUND"),
-        (["info", "brain/mri/2"], "MAG_NOT_FOUND"),
-        (["ls", "brain/mri/2"], "MAG_NOT_FOUND"),
-        (["ls", "brain/mri/2", "--files"], "MAG_NOT_FOUND"),
-        (["rm", "brain/none", "--yes"], "LAYER_NOT_FOUND"),
-        (["rename", "brain/none", "x"], "LAYER_NOT_FOUND"),
-        (["rename", "brain/mri", "a/b"], "INVALID_NAME"),
-        (["create", "brain", "--voxel-size", "1,1,1"], "DATASET_EXISTS"),
-        (["create", "brain/mri"], "LAYER_EXISTS"),
-        (["create", "brain/mri/1"], "MAG_EXISTS"),
-        (["create", "brain", "--voxel-size", "2,1,1", "--exist-ok"], "EXISTS_WITH_OTHER_PARAMETERS"),
-        (["create", ".hidden", "--voxel-size", "1,1,1"], "INVALID_NAME"),
-        (["compress", "brain/mri/2"], "MAG_NOT_FOUND"),
-        (["check", "none"], "DATASET_NOT_FOUND"),
-        (["operations", "operations/none"], "OPERATION_NOT_FOUND"),
-        (["operations", "operations/none", "--watch"], "OPERATION_NOT_FOUND"),
-        (["operations", "operations/none", "--cancel"], "OPERATION_NOT_FOUND"),
-        (["export", "brain/mri/1", "x.npy"], "INVALID_BOX"),
-        (["export", "brain/mri/2", "x.npy"], "MAG_NOT_FOUND"),
-    ],
-)
-def test_what_the_daemon_refuses_is_one_line_with_its_reason(magd: Magd, arguments: list[str], reason: str) -> None:
+def test_what_the_daemon_refuses_is_one_line_with_its_reason(magd: Magd) -> None:
     magd("create", "-p", "brain/mri/1", "--voxel-size", "1,1,1")
-    assert magd(*arguments, fails=1).error.endswith(f"[{reason}]")
+    found = {" ".join(arguments): magd(*arguments, fails=1).error for arguments, _ in REFUSALS}
+    reasons = {call: error.rpartition("[")[2].rstrip("]") for call, error in found.items()}
+    assert reasons == {" ".join(arguments): reason for arguments, reason in REFUSALS}
 
 
 @pytest.mark.usefixtures("daemon")
 def test_a_scan_is_imported_listed_compressed_checked_and_exported(magd: Magd, root: Path, tmp_path: Path) -> None:
-    scan = nibabel.testing.data_path / "example4d.nii.gz"
+    nibabel: Any = importlib.import_module("nibabel")
+    scan = Path(nibabel.__file__).parent / "tests" / "data" / "example4d.nii.gz"
     expected = np.asanyarray(nibabel.load(scan).dataobj)[..., 1]
     outcome = magd("import", scan, "brain/mri", "--volume", "1", "--block-len", "8", "--file-len", "2", "--json")
     (done,) = outcome.json()
@@ -156,7 +157,7 @@ def test_a_scan_is_imported_listed_compressed_checked_and_exported(magd: Magd, r
     assert magd("operations", name, "--cancel", "--json").json()["state"] == "succeeded"
 
     magd("flush", "brain/mri/1", "--level", "disk")
-    assert magd("flush", "--json").json()["mags"] >= 1
+    assert magd("flush", "--json").json() == {"name": None, "level": "files"}
     status = magd("status", "--json").json()
     assert "brain/mri/1" in [mag["name"] for mag in status["mags"]]
     assert "brain/mri/1" in magd("status").out

@@ -15,7 +15,7 @@ from magd.geometry import Box, Vec3
 from magd.voxels import VoxelArray, VoxelFormat
 
 if TYPE_CHECKING:
-    from magd_client import Mag
+    from magd_client import MagHandle
 
 WITHIN = Box.of((3, 4, 5), (30, 20, 10))
 VOXELS = VoxelFormat.of("uint16", 2)
@@ -47,7 +47,7 @@ class MagInMemory:
 
 def exercise(mag: MagInMemory) -> list[Written]:
     def write(writer: int) -> list[Written]:
-        return write_boxes(cast("Mag", mag), WITHIN, VOXELS, writer=writer, count=10)
+        return write_boxes(cast("MagHandle", mag), WITHIN, VOXELS, writer=writer, count=10)
 
     with ThreadPoolExecutor(4) as threads:
         return [written for some in threads.map(write, range(4)) for written in some]

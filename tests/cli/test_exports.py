@@ -21,9 +21,8 @@ from magd.voxels import VoxelArray, VoxelFormat
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from magd_client import MagHandle
     from magd_client.info import MagInfo
-
-    from magd_client import Mag
 
 NAME = parse("brain/mri/1")
 
@@ -47,7 +46,7 @@ class MagInMemory:
 def export(mag: MagInMemory, path: Path, *, compression: str = "none", piece_bytes: int = 500) -> list[int]:
     advanced: list[int] = []
     exporter = exporter_of(str(path), compression)
-    exporter(cast("Mag", mag), mag.box, cast("MagInfo", mag), str(path), 3, piece_bytes, advanced.append)
+    exporter(cast("MagHandle", mag), mag.box, cast("MagInfo", mag), str(path), 3, piece_bytes, advanced.append)
     return advanced
 
 
@@ -120,7 +119,7 @@ def test_three_channels_of_uint8_are_colours(tmp_path: Path) -> None:
     mag = MagInMemory(noise((3, 5, 6, 4), "uint8"), ORIGIN)
     export(mag, tmp_path / "a.tif")
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
-        assert tiff.pages[0].photometric == tifffile.PHOTOMETRIC.RGB
+        assert tiff.series[0].keyframe.photometric == tifffile.PHOTOMETRIC.RGB
         np.testing.assert_array_equal(tiff.asarray(), mag.data.transpose(3, 2, 1, 0))
 
 

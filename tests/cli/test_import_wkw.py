@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from magd.errors import DataLoss
 from magd.geometry import ORIGIN, Box, Mag, Vec3
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterator
     from pathlib import Path
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from magd.acknowledgement import Durability
 from magd.cli.failures import CommandError
 from magd.cli.importing.plan import piece_shape, pieces, sensible_file_len
 from magd.cli.importing.source import Source, VoxelSizeInUnit
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from magd.cli.names import Target
     from magd_client import Client, MagHandle
+    from magd_client.info import Category
 
 DEFAULT_BLOCK_LEN = 32
 
@@ -38,7 +40,7 @@ class ImportOptions:
 
     voxel_size: tuple[float, float, float] | None = None
     unit: str | None = None
-    category: str | None = None
+    category: Category | None = None
     dtype: np.dtype[Any] | None = None
     offset: Vec3 | None = None
     """In voxels of the mag."""
@@ -104,10 +106,12 @@ class Import:
             whole_pages=self._source.info.whole_pages,
         )
 
+        durability = Durability[self._options.durability.upper()]
+
         def copy(piece: Box) -> int:
             data = self._source.read(Box(piece.offset - self.box.offset, piece.size))
             data = cast(data, self.voxels.dtype, f"voxels at {piece.offset}")
-            mag.write(data, offset=piece.offset, durability=self._options.durability)
+            mag.write(data, offset=piece.offset, durability=durability)
             return data.nbytes
 
         size_bytes = copy_pieces(pieces(self.box, shape), copy, self._options.jobs, advance)
@@ -129,7 +133,7 @@ class Import:
         else:
             layer_info = next((one for one in dataset_info.layers if one.id == self._layer_name), None)
         if layer_info is None:
-            category = options.category or info.category or "color"
+            category: Category = options.category or info.category or "color"
             voxels = self.voxels
             self._ensure(
                 lambda: dataset.add_layer(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from magd.cli.failures import CommandError
 from magd.geometry import ORIGIN, Box, Vec3
@@ -41,8 +41,8 @@ class SourceInfo:
     """Where the volume lies, in voxels of its own mag, if the source says so."""
     voxel_size: VoxelSizeInUnit | None = None
     """Of a voxel of the source. None if the source does not say it."""
-    category: str | None = None
-    """"color" or "segmentation", if the source says so."""
+    category: Literal["color", "segmentation"] | None = None
+    """If the source says so."""
     largest_segment_id: int | None = None
     notes: tuple[str, ...] = ()
     """What the user should know about the data, for instance what is ignored."""
