@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from magd.cubes.compressed import JumpTable, read_run
-from magd.cubes.cube_file import OpenCubeFile
+from magd.cubes.cube_file import OpenCubeFile, is_about_the_file
 from magd.cubes.header import HEADER_FILE, Header, no_mag, read_header_from
 from magd.cubes.layout import cube_file_path, parse_cube_file_path, parse_folder_name
 from magd.cubes.listing import list_cube_files
@@ -69,7 +69,7 @@ def check_mag(folder: str, *, deep: bool) -> Iterator[CheckedFile]:
     :param deep: also decode each compressed block
     :return: each file as it was checked, so that a caller can count; those without findings too
     :raises NotFound: MAG_NOT_FOUND: there is no such folder
-    :raises DataLoss: a folder cannot be read
+    :raises DataLoss: a folder cannot be read, or there are no descriptors left
 
     A file that changes while it is looked at can give a finding that is not true any more.
     """
@@ -121,6 +121,8 @@ def _check_header(folder: MagFolder) -> tuple[CheckedFile, Header | None]:
     except FileNotFoundError:
         message = "it does not exist"
     except (DataLoss, NotAllowed) as error:
+        if not is_about_the_file(error):
+            raise
         message = error.message
     else:
         return CheckedFile(HEADER_FILE, False, ()), header
@@ -148,6 +150,8 @@ def _check_cube_file(folder: MagFolder, path: str, mag: Header | None, deep: boo
     except FileNotFoundError:
         return None
     except (DataLoss, NotAllowed) as error:
+        if not is_about_the_file(error):
+            raise
         findings.append(Finding(path, "damage", error.message))
     return CheckedFile(path, True, tuple(findings))
 

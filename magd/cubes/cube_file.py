@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Final, Self
 
 from magd.cubes.exact_io import read_exactly
 from magd.cubes.header import HEADER_BYTES, Header, damaged
-from magd.errors import from_os_error
+from magd.errors import MagdError, from_os_error
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 OPEN_FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """For every open of a file in a mag: no links; a pipe in the place of a cube file must not block us."""
+
+_ABOUT_THE_PROCESS: Final = frozenset({"EMFILE", "ENFILE", "ENOMEM"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,11 @@ class OpenCubeFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def is_about_the_file(error: MagdError) -> bool:
+    """Whether an error says something about the file, and not about the process that wanted to open it."""
+    return error.metadata.get("errno") not in _ABOUT_THE_PROCESS
 
 
 def _status(fd: int, path: str) -> os.stat_result:

@@ -31,7 +31,7 @@ import numpy as np
 from magd.cubes import compressed, raw
 from magd.cubes.block_copy import BlockCopy, Rows, part_of, rows_of
 from magd.cubes.creation import make_mag_folder
-from magd.cubes.cube_file import OpenCubeFile
+from magd.cubes.cube_file import OpenCubeFile, is_about_the_file
 from magd.cubes.encode import BlockEncoder, default_level
 from magd.cubes.exact_io import sync_file
 from magd.cubes.header import HEADER_FILE, BlockType, Header, no_mag, read_header_from
@@ -171,8 +171,7 @@ class MagFiles:
         """Write a box.
 
         :param box: in voxels of the mag
-        :param data: shape (c, x, y, z) with the channels and the dtype of the mag; Fortran order is the fast
-            one
+        :param data: shape (c, x, y, z), channels and dtype of the mag; in Fortran order it is not copied
         :raises InvalidRequest: INVALID_BOX, or the data is not what the box and the mag call for
         :raises NotAllowed: READ_ONLY; MIXED_BLOCK_TYPES; OUTSIDE_ROOT: there is a symbolic link on the way to
             a cube file
@@ -201,8 +200,7 @@ class MagFiles:
             self._write_raw(copies)
 
     def sync(self) -> None:
-        """Bring everything written before this call to the disk: blocks, and the names of new files and
-        folders.
+        """Bring what was written before this call to the disk: blocks, and the names of new files and folders.
 
         :raises DataLoss: that failed, now or in an earlier call. It stays an error for this object: what was
             written since the last good sync may be lost, and has to be written again through a new one
@@ -214,13 +212,15 @@ class MagFiles:
 
         :param box: only those that touch it; in voxels of the mag
         :param after: only those that come after the one with this index
-        :raises DataLoss: a folder cannot be read. A damaged cube file is listed, with `block_type` None
+        :raises DataLoss: a folder cannot be read, or there are no descriptors left. A damaged cube file is
+            listed, with `block_type` None
 
         Folders are read as the iteration comes to them: memory is bounded by the entries of one folder. What
         is not a cube file or a folder of such is passed over, and so is what vanishes meanwhile.
         """
-        cubes = box and Box.between(box.offset // self.header.cube_len, box.end.ceildiv(self.header.cube_len))
-        for index in list_cube_files(self._folder, self.header.cube_len, within=cubes, after=after):
+        cube_len = self.header.cube_len
+        within = None if box is None else Box.between(box.offset // cube_len, box.end.ceildiv(cube_len))
+        for index in list_cube_files(self._folder, cube_len, within=within, after=after):
             path = cube_file_path(index)
             try:
                 status = self._folder.status(path)
@@ -229,7 +229,7 @@ class MagFiles:
                 continue
             yield CubeFile(
                 index=index,
-                box=box_of_cube_file(index, self.header.cube_len),
+                box=box_of_cube_file(index, cube_len),
                 path=path,
                 size_bytes=status.st_size,
                 allocated_bytes=status.st_blocks * 512,
@@ -259,12 +259,13 @@ class MagFiles:
         return OpenCubeFile.of(fd, self._folder.full(path), self.header)
 
     def _block_type_of(self, path: str) -> BlockType | None:
-        fd = None
+        """The block type of a cube file's own header; None if it is damaged."""
         try:
-            fd = self._folder.open_file(path)
-            with OpenCubeFile.of(fd, self._folder.full(path)) as file:
+            with OpenCubeFile.of(self._folder.open_file(path), self._folder.full(path)) as file:
                 return file.header.block_type
-        except (DataLoss, NotAllowed):
+        except (DataLoss, NotAllowed) as error:
+            if not is_about_the_file(error):
+                raise
             return None
 
     def _check_block_type(self, file: OpenCubeFile) -> None:
@@ -289,6 +290,10 @@ class MagFiles:
                 file = self._make_raw_file(index)
             try:
                 self._check_block_type(file)
+            except BaseException:
+                file.close()
+                raise
+            try:
                 raw.write_blocks(file, copy)
             finally:
                 # Also after an error: what was written must be heard of when it cannot be synced.

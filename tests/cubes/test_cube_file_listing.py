@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import wkw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from magd.cubes.check import check_mag
 from magd.cubes.header import BlockType
 from magd.cubes.mag_files import MagFiles
 from magd.errors import DataLoss
@@ -74,6 +76,21 @@ def test_a_listing_goes_on_after_any_index(listed: MagFiles) -> None:
     ]
 
 
+def test_a_listing_that_goes_on_does_not_read_the_folders_before(
+    listed: MagFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = list[str]()
+    listdir = os.listdir
+
+    def note(fd: int) -> list[str]:
+        read.append(os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), listed.folder))
+        return listdir(fd)
+
+    monkeypatch.setattr(os, "listdir", note)
+    assert len(list(listed.cube_files(after=Vec3(3, 9, 10)))) == 4
+    assert read == [".", "z10", "z10/y9", "z10/y11"]
+
+
 def test_wkw_lists_the_same_files(listed: MagFiles) -> None:
     with wkw.Dataset.open(listed.folder) as dataset:
         theirs = {os.path.relpath(path, listed.folder) for path in dataset.list_files()}
@@ -123,3 +140,20 @@ def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(os, "listdir", fail)
         with pytest.raises(DataLoss):
             list(files.cube_files())
+
+
+def test_running_out_of_descriptors_is_not_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with MagFiles.create(str(tmp_path / "1"), make_header(block_len=2, file_len=2)) as files:
+        files.write(Box.of((0, 0, 0), (1, 1, 1)), np.ones((1, 1, 1, 1), np.uint8))
+        open_file = os.open
+
+        def fail(path: str, flags: int, *arguments: int, dir_fd: int | None = None) -> int:
+            if path in ("x0.wkw", "header.wkw"):
+                raise OSError(errno.EMFILE, "as if too many were open")
+            return open_file(path, flags, *arguments, dir_fd=dir_fd)
+
+        monkeypatch.setattr(os, "open", fail)
+        for use in (lambda: list(files.cube_files()), lambda: list(check_mag(files.folder, deep=False))):
+            with pytest.raises(DataLoss) as caught:
+                use()
+            assert caught.value.metadata["errno"] == "EMFILE"

@@ -303,6 +303,17 @@ def test_a_jump_table_that_cannot_be_right_is_damage(
     assert_refused(compressed, second)
 
 
+@pytest.mark.parametrize(("entry", "like"), [(0, -1), (5, 4), (5, 3)])
+def test_blocks_that_are_empty_or_end_before_they_start_are_damage_also_where_all_are_short(
+    compressed: MagFiles, second: Path, entry: int, like: int
+) -> None:
+    """Short enough that none of the others becomes too long."""
+    compressed.write(BOTH, np.zeros((1, *BOTH.size), np.uint16))
+    end = block_place(second, like)[1] if like >= 0 else HEADER_BYTES + TABLE_BYTES
+    patch(second, HEADER_BYTES + 8 * entry, struct.pack("<Q", end))
+    assert_refused(compressed, second)
+
+
 def test_a_jump_table_with_a_block_too_long_to_be_one_is_damage(compressed: MagFiles, second: Path) -> None:
     """All positions lie in the file and ascend, and still no LZ4 block of 128 bytes takes 10,000."""
     size = second.stat().st_size
