@@ -23,7 +23,7 @@ def voxels(values: list[Any], dtype: str) -> np.ndarray[Any, Any]:
     [
         ([0, 255], "uint16", "uint8", [0, 255]),
         ([-128, 127], "int64", "int8", [-128, 127]),
-        ([0.4, 0.6, 254.7], "float32", "uint8", [0, 1, 255]),
+        ([-0.4, 0.4, 0.6, 255.4], "float32", "uint8", [0, 0, 1, 255]),
         ([2**64 - 1], "uint64", "uint64", [2**64 - 1]),
         ([2**24], "uint32", "float32", [2**24]),
         ([1.5, float("nan"), float("inf")], "float64", "float32", [1.5, float("nan"), float("inf")]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import pytest
@@ -59,6 +60,17 @@ def test_the_first_failure_stops_the_rest_and_is_raised() -> None:
     with pytest.raises(OSError, match="no more"):
         copy_pieces(PIECES, copy, 1, lambda _: None)
     assert copied == 3
+
+
+def test_a_failure_in_one_thread_stops_the_others() -> None:
+    def copy(piece: Box) -> int:
+        if piece.offset.x == 100:
+            raise OSError("no more")
+        return 1
+
+    endless = (Box.of((index, 0, 0), (1, 1, 1)) for index in itertools.count())
+    with pytest.raises(OSError, match="no more"):
+        copy_pieces(endless, copy, 3, lambda _: None)
 
 
 def test_nothing_to_copy_is_nothing() -> None:
