@@ -23,7 +23,7 @@ _LAYER_OPTIONS = ("category", "dtype", "channels")
 _MAG_OPTIONS = ("block_len", "file_len", "compressed")
 
 
-@click.command("create")
+@click.command("create", short_help="Create a dataset, a layer or a mag.")
 @click.argument("name", type=TargetType())
 @click.option("--parents", "-p", is_flag=True, help="Also create the dataset and the layer that NAME lies in.")
 @click.option("--exist-ok", is_flag=True, help="Do nothing if it exists with the same parameters.")
@@ -79,7 +79,7 @@ def create_command(name: Target, parents: bool, exist_ok: bool, server: str, **o
     click.echo(f"created {name.kind} {name}")
 
 
-@click.command("rename")
+@click.command("rename", short_help="Rename a layer.")
 @click.argument("name", type=TargetType(2))
 @click.argument("new_name")
 @server_option
@@ -98,7 +98,7 @@ def rename_command(name: Target, new_name: str, server: str) -> None:
     click.echo(f"renamed {name} to {name.dataset}/{new_name}")
 
 
-@click.command("rm")
+@click.command("rm", short_help="Move a dataset, layer or mag to the trash.")
 @click.argument("name", type=TargetType())
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @json_option

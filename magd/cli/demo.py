@@ -15,7 +15,7 @@ from magd.cli.units import count, format_seconds, format_size
 from magd.geometry import Box, Mag, Vec3
 
 
-@click.command("demo")
+@click.command("demo", short_help="Write with several writers at once, and check.")
 @click.option("--dataset", type=TargetType(1), default="demo", show_default=True, help="Where the volume goes.")
 @click.option("--writers", type=click.IntRange(1, 64), default=4, show_default=True, help="Writers at once.")
 @click.option("--writes", type=click.IntRange(1, 1000), default=25, show_default=True, help="Boxes of each writer.")

@@ -23,7 +23,7 @@ ROWS_AT_ONCE = 500
 """Cube files that are aligned with each other: a mag may have millions, and the first should show at once."""
 
 
-@click.command("ls")
+@click.command("ls", short_help="List datasets, layers and mags, or cube files.")
 @click.argument("name", type=TargetType(), required=False)
 @click.option("--files", is_flag=True, help="List the cube files of the mag NAME.")
 @json_option
@@ -50,7 +50,7 @@ def ls_command(name: Target | None, files: bool, as_json: bool, server: str) -> 
             _list_mags(layers_of(client, name), name, as_json)
 
 
-@click.command("info")
+@click.command("info", short_help="Show everything about a dataset, layer or mag.")
 @click.argument("name", type=TargetType())
 @json_option
 @server_option

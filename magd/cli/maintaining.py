@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from magd_client.info import CheckProgress, MagStatus, ServerStatus
 
 
-@click.command("flush")
+@click.command("flush", short_help="Bring what was acknowledged to the disk.")
 @click.argument("name", type=TargetType(), required=False)
 @click.option(
     "--level",
@@ -50,7 +50,7 @@ def flush_command(name: Target | None, level: str, as_json: bool, server: str) -
         click.echo(f"flushed {'all mags in use' if name is None else name}")
 
 
-@click.command("check")
+@click.command("check", short_help="Look for structural damage.")
 @click.argument("name", required=False)
 @click.option("--deep", is_flag=True, help="Also decode every compressed block.")
 @click.option("--offline", is_flag=True, help="NAME is a folder, a root or a dataset; no daemon is needed.")
@@ -82,7 +82,7 @@ def check_command(ctx: click.Context, name: str | None, deep: bool, offline: boo
     ctx.exit(1 if damaged else 0)
 
 
-@click.command("status")
+@click.command("status", short_help="Show what the daemon is doing.")
 @click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
 @click.option(
     "--interval", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between two looks."

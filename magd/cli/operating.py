@@ -46,7 +46,7 @@ class LevelType(click.ParamType):
         return level
 
 
-@click.command("compress")
+@click.command("compress", short_help="Compress a mag, in place or elsewhere.")
 @click.argument("name", type=TargetType(3))
 @click.option("--target", metavar="DATASET", help="Write DATASET/layer/mag instead of changing NAME.")
 @click.option(
@@ -86,7 +86,7 @@ def compress_command(name: Target, target: str | None, level: Level, no_wait: bo
         _tell_end(info, as_json)
 
 
-@click.command("operations")
+@click.command("operations", short_help="List, follow or cancel operations.")
 @click.argument("name", required=False)
 @click.option("--watch", is_flag=True, help="Follow the operation NAME until it ends.")
 @click.option("--cancel", is_flag=True, help="Ask the operation NAME to stop.")

@@ -18,7 +18,7 @@ _SERVER_PACKAGES = frozenset(
 """What the server extra installs, as it is imported."""
 
 
-@click.command("serve")
+@click.command("serve", short_help="Serve the WKW datasets below a folder.")
 @click.argument("root", type=click.Path(exists=True, file_okay=False))
 @click.option(
     "--grpc",

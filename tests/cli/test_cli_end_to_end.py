@@ -177,6 +177,42 @@ def test_a_scan_is_imported_listed_compressed_checked_and_exported(magd: Magd, r
 
 
 @pytest.mark.usefixtures("daemon")
+def test_an_export_that_fails_leaves_no_file(magd: Magd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "a.npy", noise((4, 5, 6)))
+    magd("import", tmp_path / "a.npy", "brain/mri", "--voxel-size", "1,1,1")
+    assert "No such file" in magd("export", "brain/mri/1", tmp_path / "none" / "b.npy", fails=1).error
+
+    def fail_halfway(mag: object, box: object, info: object, path: str, *_: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device", path)
+
+    monkeypatch.setattr("magd.cli.exporting.writers.exporter_of", lambda *_: fail_halfway)
+    assert "No space left" in magd("export", "brain/mri/1", tmp_path / "b.npy", fails=1).error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy", "root"]
+
+
+@pytest.mark.usefixtures("daemon")
+def test_layers_and_mags_that_are_not_served_say_why(
+    magd: Magd, root: Path, sample: tuple[Path, dict[tuple[str, str], SampleMag]], tmp_path: Path
+) -> None:
+    shutil.copytree(sample[0], root / "sample")
+    properties = root / "sample" / "datasource-properties.json"
+    tree = json.loads(properties.read_text())
+    tree["dataLayers"][0]["dataFormat"] = "zarr3"
+    properties.write_text(json.dumps(tree))
+    (root / "broken").mkdir()
+    (root / "broken" / "datasource-properties.json").write_text("{")
+    assert "REMARK" in magd("ls").out
+    assert "it is not JSON" in magd("info", "broken", fails=1).error
+    assert "zarr3" in magd("ls", "sample").out
+    assert "not served" in magd("info", "sample/color").out
+    assert "not served" in magd("info", "sample").out
+    np.save(tmp_path / "a.npy", noise((4, 5, 6)))
+    for arguments in (["import", tmp_path / "a.npy", "sample/color"], ["export", "sample/color/1", tmp_path / "b.npy"]):
+        assert "zarr3" in magd(*arguments, fails=1).error
+
+
+@pytest.mark.usefixtures("daemon")
 def test_imports_of_npy_and_tiff_lie_where_they_should(magd: Magd, tmp_path: Path) -> None:
     labels = noise((20, 30, 40), "uint16")
     np.save(tmp_path / "labels.npy", labels)

@@ -17,7 +17,7 @@ from magd.cli.units import EXTENT, OFFSET, SIZE, format_seconds, format_size
 from magd.geometry import Box, Vec3
 
 
-@click.command("export")
+@click.command("export", short_help="Export a box to .npy or TIFF.")
 @click.argument("name", type=TargetType(3))
 @click.argument("target", type=click.Path(dir_okay=False))
 @click.option("--offset", type=OFFSET, help="First voxel, in voxels of the mag.  [default: that of the bounding box]")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from magd.cli.importing.open import NamedSource
 
 
-@click.command("import")
+@click.command("import", short_help="Import TIFF, .npy, NIfTI or WKW.")
 @click.argument("source")
 @click.argument("target", type=TargetType())
 @click.option("--voxel-size", type=VOXEL_SIZE, help="Of a mag-1 voxel, for a new dataset.  [default: the source's]")

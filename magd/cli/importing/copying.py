@@ -97,6 +97,8 @@ class Import:
             raise CommandError(f"the volume cannot lie there: {problem}", "INVALID_BOX")
         mag = self._prepare()
         info = mag.get_info()
+        if info.unserved_reason:
+            raise CommandError(f"{self._target} is not served: {info.unserved_reason}", "UNSUPPORTED_DATA_FORMAT")
         shape = piece_shape(
             self.box,
             cube_len=info.block_len * info.file_len,
