@@ -25,8 +25,9 @@ import numpy as np
 import magd_client
 from magd.cli.exercise import Written, overlaps, replay, write_boxes
 from magd.cli.units import count, format_size
+from magd.errors import MagdError
 from magd.geometry import Box, Vec3
-from tests.support.daemon import MAGD, Daemon
+from tests.support.daemon import MAGD, Daemon, DaemonError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +39,7 @@ WRITERS: Final = 4
 WRITES: Final = 25
 LARGEST_PLAYGROUND: Final = Vec3(192, 192, 96)
 """Voxels that the writers write to, at most: each write is kept to be compared."""
-SMALL_FILE_BYTES: Final = 64 << 20
+SMALL_FILE_BYTES: Final = 8 << 20
 
 
 class Different(Exception):
@@ -179,5 +180,5 @@ if __name__ == "__main__":
     except subprocess.CalledProcessError as error:
         # The command has said why.
         sys.exit(error.returncode)
-    except Different as error:
+    except (Different, DaemonError, MagdError) as error:
         sys.exit(f"quickstart: {error}")
