@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from magd.acknowledgement import Durability
-from magd.cli import failures, output
-from magd.cli.main import COMMANDS, cli
+from magd.cli import output
+from magd.cli.main import COMMANDS
 from magd.errors import DataLoss, NotFound, Reason
 
 if TYPE_CHECKING:
@@ -232,8 +232,3 @@ def test_progress_is_shown_at_a_terminal(capsys: pytest.CaptureFixture[str], mon
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "copy" in captured.err
-
-
-def test_every_failure_has_a_status_that_shells_know() -> None:
-    assert (failures.FAILED, failures.CALLED_WRONGLY, failures.INTERRUPTED) == (1, 2, 130)
-    assert cli.name is not None
