@@ -118,13 +118,8 @@ def _deadline(target: Target, nbytes: int, timeout: float | None) -> Deadline:
 
 
 async def _for_each_piece(target: Target, box: Box, work: Callable[[Box], Awaitable[None]]) -> None:
-    nbytes = target.voxels.nbytes(box)
-    if nbytes <= arrays.PART_BYTES:
-        # Below every daemon's limit: no need to ask for it.
-        await work(box)
-        return
     max_bytes = await target.connection.max_box_bytes()
-    if nbytes <= max_bytes:
+    if target.voxels.nbytes(box) <= max_bytes:
         await work(box)
         return
     cut = pieces(

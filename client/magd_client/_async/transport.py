@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing, contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -19,10 +19,11 @@ from magd_client.framing import WriteFrame
 from magd_client.status import error_of_call
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 
     from magd_client.methods import Method
 
+T = TypeVar("T")
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 
@@ -69,22 +70,28 @@ class Transport:
         call = self._open().stream_unary(
             method.path, request_serializer=method.serialize, response_deserializer=method.deserialize
         )(timeout=timeout)
-        with self._errors():
-            try:
-                await call.write(first)
-                sent(len(first.data))
+        ending = _Ending(call)
+        try:
+            await call.write(first)
+            sent(len(first.data))
+            part = next(rest, None)
+            if part is not None:
+                await call.initial_metadata()
+            while part is not None:
+                await call.write(WriteFrame(None, part))
+                sent(len(part))
                 part = next(rest, None)
-                if part is not None:
-                    await call.initial_metadata()
-                while part is not None:
-                    await call.write(WriteFrame(None, part))
-                    sent(len(part))
-                    part = next(rest, None)
-                await call.done_writing()
-            except asyncio.InvalidStateError:
-                # The daemon answered before it had all: refused, or it knows this id. The answer follows.
-                pass
+            await call.done_writing()
+        except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
+            # The call ended before all was sent: refused, broken, or the daemon knows this id. The outcome follows.
+            pass
+        except BaseException:
+            call.cancel()
+            raise
+        try:
             return await call
+        except grpc.aio.AioRpcError as failure:
+            raise error_of_call(ending.failure or failure, self._address) from None
 
     async def download(
         self,
@@ -146,3 +153,34 @@ class Transport:
             yield
         except grpc.RpcError as failure:
             raise error_of_call(failure, self._address) from None
+
+
+class _Ending:
+    """How an upload failed.
+
+    grpc.aio forgets it: when a message cannot be sent because the daemon has ended the call, it replaces the status
+    of the call by INTERNAL, before the status has come or after. This keeps the one that came.
+    """
+
+    _REPLACED = "Internal error from Core"
+
+    def __init__(self, call: grpc.aio.Call) -> None:
+        self.failure: grpc.aio.AioRpcError | None = None
+        # Called each time when the status is set, while it is what it was set to.
+        call.add_done_callback(self._note)
+
+    def _note(self, call: grpc.aio.Call) -> None:
+        code, details = _at_once(call.code()), _at_once(call.details())
+        if self.failure is None and code is not grpc.StatusCode.OK and details != self._REPLACED:
+            self.failure = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), _at_once(call.trailing_metadata()), details)
+
+
+def _at_once(result: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that has no reason to wait."""
+    try:
+        result.send(None)
+    except StopIteration as done:
+        value: T = done.value
+        return value
+    result.close()
+    raise RuntimeError("the status of a call that is done is not there")
