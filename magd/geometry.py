@@ -251,7 +251,9 @@ class Mag:
         """
         if isinstance(value, Mag):
             return value
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, bool):
+            raise ValueError(f"mag {value!r} is not a number")
+        if isinstance(value, int):
             factor = Vec3.full(value)
         elif isinstance(value, str):
             parts = value.split("-")

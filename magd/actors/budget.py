@@ -5,7 +5,8 @@
 3. Who waits longer than `patience` is refused with Busy, and so is who asks while too many wait.
 4. A lease is given back when every holder has let go of it: the call, and each piece of work it was handed to. A
    client that goes away ends its call, never the work, and the memory counts until the work is done.
-5. A reserve is kept apart for work that makes room (flush, exchange, recovery), so that it never waits for clients.
+5. Work that makes room (flush, checkpoint, exchange, recovery) takes no lease, so it never waits for clients: what it
+   needs beyond what is leased already is bounded by the storage, and comes on top of the budget.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from magd.errors import Busy, InvalidRequest, Reason
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 
@@ -52,19 +54,24 @@ class MemoryBudget:
     """A first-come-first-served budget in bytes.
 
     :param total_bytes: what leases of clients may take together
-    :param reserve_bytes: what `take_reserve` may take on top
     :param patience: seconds a request waits before it is refused
     :param max_waiting: requests that may wait at once
+    :param on_pressure: called when a request has to wait, so that whoever holds memory gives it back sooner
     """
 
     def __init__(
-        self, total_bytes: int, *, reserve_bytes: int = 0, patience: float = 30.0, max_waiting: int = 1024
+        self,
+        total_bytes: int,
+        *,
+        patience: float = 30.0,
+        max_waiting: int = 1024,
+        on_pressure: Callable[[], object] = lambda: None,
     ) -> None:
         self.total_bytes: Final = total_bytes
         self._patience = patience
         self._max_waiting = max_waiting
         self._free = total_bytes
-        self._reserve_free = reserve_bytes
+        self._on_pressure = on_pressure
         self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @property
@@ -97,6 +104,7 @@ class MemoryBudget:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (size_bytes, turn)
         self._queue.append(entry)
+        self._on_pressure()
         try:
             async with asyncio.timeout(self._patience):
                 await turn

@@ -1,140 +1,394 @@
 """The one place where a write of a mag becomes committed.
 
-1. The first write of an actor makes its epoch durable, so that no two writes ever get the same revision.
-2. The data is applied to the cube files. Everything that can be refused is refused before the first byte changes.
-3. A write that asked for DISK waits until the files it changed are synced. One sync serves all writes that wait.
-4. If the box left the layer's bounding box, the extension is saved: data first, properties second. The save is on the
-   disk before the write is acknowledged at any level.
-5. The counter rises, the event is published, and the acknowledgement names what was reached.
+A write:
 
-The caller holds a turn in the schedule meanwhile and leaves it after step 5: what is not committed is not visible to
-any read of the daemon.
+1. The cube files it touches are looked at: what can be refused is refused before anything is written.
+2. The first write of an actor begins a new epoch, durably, so that no two writes ever get the same revision.
+3. It gets the next revision, and its record is appended to the journal. Appends are one after the other.
+4. A write that asked for DISK waits for a sync of the journal. One sync serves all that wait.
+5. If the box leaves the layer's bounding box, the extension is saved. It is in the record too: should the save fail, it
+   is tried again, and no record is forgotten before it has succeeded.
+6. In the order of revisions, writes become visible: the box is laid into the overlay, the outcome is remembered, the
+   event is published. Then the write is acknowledged.
+
+A write that asked for NONE has no record; its extension must be saved before it is acknowledged. The caller holds a
+turn in the schedule until step 6, so an overlapping read or write runs before all of it or after.
+
+A checkpoint, so that the journal does not grow for ever:
+
+1. Appends wait, until all that were appended before are visible.
+2. The next journal file is begun; its HEAD has revision, outcomes, and extensions that are not saved. Appends go on.
+3. The overlay is brought into the cube files, the files are synced, extensions are saved.
+4. The journal files before are removed.
+
+A sync of the journal that fails: what is not on the disk is written again, from memory, into a new journal file. If
+that fails too, the waiting writes have an unknown outcome, and no write is taken until it is written. A sync of the
+cube files that fails: the journal files stay. The actor ends, and the next one applies them anew.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import time
+import uuid
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from magd.acknowledgement import Acknowledgement, Durability, Revision
-from magd.actors.types import CommitEvent, WriteCommand
-from magd.errors import MagdError
-from magd.journal import head as heads
+from magd.actors.flusher import Flusher
+from magd.actors.opening import format_of
+from magd.actors.sharing import Shared
+from magd.actors.types import CommitEvent
+from magd.errors import MagdError, NotAllowed, Reason
+from magd.geometry import BoundingBox
+from magd.journal.journal import Journal
+from magd.journal.overlay import Entry, Overlay
+from magd.journal.places import boot_id
+from magd.journal.records import Head, Outcome, WriteRecord
+from magd.journal.recovery import recover
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from magd.actors.events import Events
+    from magd.actors.messages import Write
+    from magd.actors.outcomes import Outcomes
     from magd.actors.threads import Threads
+    from magd.actors.types import WriteCommand
     from magd.catalog.names import MagName
+    from magd.cubes.header import Header
     from magd.cubes.mag_files import MagFiles
-    from magd.geometry import BoundingBox
-    from magd.journal.head import Head
+    from magd.journal.recovery import Recovery
 
 log = structlog.get_logger(__name__)
 
-
-class GroupSync:
-    """One sync that all who wait share: who asks while one runs waits for the next, which covers their files."""
-
-    def __init__(self, sync: Callable[[], Awaitable[None]]) -> None:
-        self._sync = sync
-        self._next: asyncio.Future[None] | None = None
-        self._running = asyncio.Lock()
-
-    async def __call__(self) -> None:
-        """Return when a sync that began after this call has ended.
-
-        :raises DataLoss, DiskFull: that sync failed
-        """
-        if self._next is not None:
-            await asyncio.shield(self._next)
-            return
-        mine = self._next = asyncio.get_running_loop().create_future()
-        try:
-            async with self._running:
-                self._next = None
-                await self._sync()
-        except BaseException as error:
-            # Who joined must hear of it, also when the one who leads is cancelled; nobody may have joined.
-            mine.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
-            mine.exception()
-            raise
-        mine.set_result(None)
+CHECKPOINT_BYTES: Final = 64 << 20
+"""A journal file that has grown so large is followed by the next one."""
 
 
 class CommitPoint:
     """Commits the writes of one mag.
 
+    :param folder: of the mag
+    :param recovery: what its journal said when it was opened
+    :param missing: what a bounding box must be enlarged by to contain one, as far as is known without looking
     :param extend: saves an extension of the layer's bounding box before it returns
+    :param on_applied: called with the entries that got into the cube files
     """
 
     def __init__(
         self,
         name: MagName,
         folder: str,
-        head: Head,
         files: MagFiles,
+        recovery: Recovery,
         threads: Threads,
         events: Events,
+        outcomes: Outcomes,
         *,
         min_durability: Durability,
+        flush_seconds: float,
+        missing: Callable[[BoundingBox], Awaitable[BoundingBox]],
         extend: Callable[[BoundingBox], Awaitable[None]],
+        on_applied: Callable[[Sequence[Entry]], None],
     ) -> None:
         self._name = name
         self._folder = folder
         self._files = files
+        self._recovery = recovery
         self._threads = threads
         self._events = events
+        self._outcomes = outcomes
         self._min_durability = min_durability
+        self._missing = missing
         self._extend = extend
-        self._stored = head
-        self._epoch_opening = asyncio.Lock()
-        self.revision = Revision(head.epoch + 1, 0)
+        self._on_applied = on_applied
+        head = recovery.head
+        self.revision = head.revision if head else Revision(0, 0)
+        self.generation = head.generation if head else 0
         self.broken = ""
         """Why nothing can be committed any more; empty while it can."""
-        self.sync = GroupSync(self._sync_files)
+        self._incarnation = head.incarnation if head else ""
+        self._unsaved = head.unsaved_box if head else BoundingBox.empty()
+        self._journal: Journal | None = None
+        self._appended = self.revision
+        self._records: dict[int, WriteRecord] = {}
+        self._leases: dict[Entry, asyncio.Future[None]] = {}
+        self._order = asyncio.Lock()
+        self._journal_in_use = asyncio.Lock()
+        self._last_visible: asyncio.Future[None] | None = None
+        self._unjournaled = False
+        self._undurable_bytes = 0
+        self.overlay = Overlay()
+        self.flusher = Flusher(
+            str(name),
+            self.overlay,
+            threads,
+            lambda: self._files,
+            age_seconds=flush_seconds,
+            on_applied=self._applied,
+        )
+        self._sync_journal = Shared(self._sync_or_rewrite)
+        self.checkpoint = Shared(self._checkpoint)
+        """Bring everything that is visible now into the cube files and to the disk, and forget its records."""
 
     @property
-    def head(self) -> Head:
-        """What is stored for the mag."""
-        return self._stored
+    def undurable_bytes(self) -> int:
+        """Acknowledged bytes that a power loss could take."""
+        return self._undurable_bytes
 
-    def use(self, folder: str, files: MagFiles, head: Head) -> None:
-        """Go on with other files of the same voxels, after an exchange."""
-        self._folder, self._files, self._stored = folder, files, head
+    def remember(self) -> None:
+        """Take up outcomes that were recovered."""
+        now = time.time()
+        for outcome in self._recovery.head.outcomes if self._recovery.head else ():
+            age = max(0.0, now - outcome.unix_time)
+            self._outcomes.remember(outcome.request_id, outcome.fingerprint, outcome.acknowledgement, age_seconds=age)
 
-    async def commit(self, command: WriteCommand) -> Acknowledgement:
+    def lay(self, recovered: Sequence[WriteRecord]) -> None:
+        """Take up writes that were recovered, in their order. They are visible from now on."""
+        for record in recovered:
+            self.overlay.add(Entry(record.box, record.data, None))
+        if recovered:
+            self.flusher.wake()
+
+    # -- writes --------------------------------------------------------------------------------------------------------
+
+    async def commit(self, write: Write) -> Acknowledgement:
         """Make one write visible and as durable as it asks.
 
-        :raises MagdError: it is not acknowledged
+        :raises Unavailable: OUTCOME_UNKNOWN: it may be found after a crash
+        :raises MagdError: it is not committed, and will not be
         """
-        await self._open_epoch()
-        await self._threads.run(self._files.write, command.box, command.data)
+        command = write.command
         durability = max(command.durability, self._min_durability)
-        if durability >= Durability.DISK:
-            await self.sync()
-        await self._extend(command.box.in_mag_1(self._name.mag))
-        self.revision = self.revision.next()
-        self._events.publish(CommitEvent(self._name, command.box, self.revision))
-        return Acknowledgement(self.revision, durability)
+        await self._threads.run(self._files.check_write, command.box)
+        extension = await self._missing(command.box.in_mag_1(self._name.mag))
+        async with self._order:
+            self._refuse_if_broken()
+            number = await self._append(write, durability, extension)
+            acknowledgement = Acknowledgement(self._appended, durability)
+            before, mine = self._last_visible, asyncio.get_running_loop().create_future()
+            self._last_visible = mine
+        try:
+            if durability >= Durability.DISK:
+                await self._sync_journal()
+            await self._save_extension(extension, durability)
+            if before is not None:
+                await asyncio.wait([before])
+            self._show(command, write, acknowledgement, number)
+        finally:
+            mine.set_result(None)
+        return acknowledgement
 
-    async def _open_epoch(self) -> None:
-        if self._stored.epoch == self.revision.epoch:
+    async def _append(self, write: Write, durability: Durability, extension: BoundingBox) -> int | None:
+        journal = await self._begun()
+        revision = self._appended.next()
+        number = None
+        if durability is Durability.NONE:
+            self._unjournaled = True
+        else:
+            record = WriteRecord(
+                request_id=write.command.request_id,
+                fingerprint=write.fingerprint,
+                box=write.command.box,
+                extension=extension,
+                durability=durability,
+                revision=revision,
+                unix_time=time.time(),
+                data=write.command.data,
+            )
+            async with self._journal_in_use:
+                if journal.broken:
+                    await self._rewrite(journal)
+                number = await self._threads.run(journal.append, record)
+            self._records[number] = record
+        self._appended = revision
+        if journal.size_bytes > CHECKPOINT_BYTES:
+            self.checkpoint.start()
+        return number
+
+    def _show(self, command: WriteCommand, write: Write, ack: Acknowledgement, number: int | None) -> None:
+        entry = Entry(command.box, command.data, number)
+        self.overlay.add(entry)
+        self._leases[entry] = held = asyncio.get_running_loop().create_future()
+        write.lease.keep_until(held)
+        if ack.durability < Durability.DISK:
+            self._undurable_bytes += command.data.nbytes
+        self.revision = ack.revision
+        self._outcomes.remember(command.request_id, write.fingerprint, ack)
+        self._events.publish(CommitEvent(self._name, command.box, ack.revision))
+        self.flusher.wake()
+
+    async def _save_extension(self, extension: BoundingBox, durability: Durability) -> None:
+        if extension.is_empty:
             return
-        async with self._epoch_opening:
-            if self._stored.epoch != self.revision.epoch:
-                head = self._stored.started(self.revision.epoch)
-                await self._threads.run(heads.save, self._folder, head)
-                self._stored = head
+        try:
+            await self._extend(extension)
+        except MagdError as error:
+            if durability is Durability.NONE:
+                raise
+            self._unsaved = self._unsaved.union(extension)
+            log.warning("bounding box not saved yet", mag=str(self._name), error=error.message)
 
-    async def _sync_files(self) -> None:
+    def _applied(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            if entry.number is not None:
+                self._records.pop(entry.number, None)
+            held = self._leases.pop(entry, None)
+            if held is not None:
+                held.set_result(None)
+        self._on_applied(entries)
+
+    def _refuse_if_broken(self) -> None:
+        if self.broken:
+            raise NotAllowed(f"{self._name} takes no writes: {self.broken}", reason=Reason.READ_ONLY)
+
+    # -- the journal ---------------------------------------------------------------------------------------------------
+
+    async def _begun(self) -> Journal:
+        """The journal of this actor's epoch, which begins with the first write."""
+        if self._journal is None:
+            self._incarnation = self._incarnation or uuid.uuid4().hex
+            self._appended = Revision(self.revision.epoch + 1, 0)
+            async with self._journal_in_use:
+                head = self._head(self._appended)
+                try:
+                    self._journal = await self._threads.run(Journal.begin, self._folder, self._recovery, head)
+                except MagdError as error:
+                    # Whether the epoch has begun on the disk takes a new recovery to know.
+                    self.broken = f"its journal could not be begun: {error.message}"
+                    raise
+        return self._journal
+
+    def _head(self, revision: Revision, *, closed: bool = False) -> Head:
+        now = time.time()
+        outcomes = tuple(
+            Outcome(request_id, fingerprint, acknowledgement, now - age)
+            for request_id, fingerprint, acknowledgement, age in self._outcomes.ended()
+            if isinstance(fingerprint, int)
+        )
+        return Head(
+            incarnation=self._incarnation,
+            generation=self.generation,
+            revision=revision,
+            format=format_of(self._files.header),
+            unsaved_box=self._unsaved,
+            outcomes=outcomes,
+            boot_id=boot_id(),
+            closed=closed,
+        )
+
+    async def _sync_or_rewrite(self) -> None:
+        journal = self._journal
+        if journal is None:
+            return
+        undurable = self._undurable_bytes
+        try:
+            await self._threads.run(journal.sync)
+        except MagdError as error:
+            log.exception("sync of the journal failed", mag=str(self._name), error=error.message)
+            async with self._journal_in_use:
+                if journal.broken:
+                    await self._rewrite(journal)
+        if not self._unjournaled:
+            self._undurable_bytes -= undurable
+
+    async def _rewrite(self, journal: Journal) -> None:
+        """Write what is not on the disk again, from memory.
+
+        :raises Unavailable: OUTCOME_UNKNOWN: that failed
+        """
+        await self._threads.run(journal.rewrite, self._head(self._appended), dict(self._records))
+
+    async def flush(self, *, to_files: bool) -> None:
+        """Raise everything that is visible now to DISK; with `to_files` also bring it into the cube files."""
+        if to_files or self._unjournaled:
+            await self.checkpoint()
+        else:
+            await self._sync_journal()
+
+    async def _checkpoint(self) -> None:
+        if self._has_nothing_to_bring():
+            return
+        async with self._order:
+            await self._all_visible()
+            journal = await self._begun()
+            async with self._journal_in_use:
+                if journal.broken:
+                    await self._rewrite(journal)
+                old = await self._threads.run(journal.rotate, self._head(self._appended))
+            undurable, self._unjournaled = self._undurable_bytes, False
+        await self._bring_to_disk()
+        await self._threads.run(journal.retire, old)
+        self._undurable_bytes -= undurable
+
+    def _has_nothing_to_bring(self) -> bool:
+        return self._journal is None and not self._recovery.writes and self._unsaved.is_empty
+
+    async def _all_visible(self) -> None:
+        if self._last_visible is not None:
+            await asyncio.wait([self._last_visible])
+
+    async def _bring_to_disk(self) -> None:
+        """Bring the overlay into the cube files, and those and the bounding box to the disk."""
+        await self.flusher.flush()
         try:
             await self._threads.run(self._files.sync)
         except MagdError as error:
             # A sync that failed once cannot be trusted when it succeeds later: the kernel may have dropped the data.
-            self.broken = f"a sync of its files failed: {error}"
-            log.exception("sync failed, the mag takes no more writes", mag=str(self._name))
+            self.broken = f"a sync of its files failed: {error.message}"
+            log.exception("sync of cube files failed", mag=str(self._name), error=error.message)
             raise
+        if not self._unsaved.is_empty:
+            await self._extend(self._unsaved)
+            self._unsaved = BoundingBox.empty()
+
+    # -- other files, and the end --------------------------------------------------------------------------------------
+
+    async def begin_in(self, new_folder: str, header: Header) -> None:
+        """Begin the journal of files that will be the mag's, with everything that shall outlive the present one.
+
+        To be called while nothing else touches the mag, and the overlay is empty.
+        """
+        self._incarnation = self._incarnation or uuid.uuid4().hex
+        present = self._head(Revision(self.revision.epoch + 1, 0), closed=True)
+        head = replace(present, generation=self.generation + 1, format=format_of(header))
+
+        def begin() -> None:
+            Journal.begin(new_folder, recover(new_folder, head.format), head).close()
+
+        await self._threads.run(begin)
+
+    def use(self, files: MagFiles, recovery: Recovery) -> None:
+        """Go on with other files of the same voxels, after an exchange."""
+        assert recovery.head is not None, "the journal of the new files was begun"
+        if self._journal is not None:
+            self._journal.close()
+        self._files, self._recovery, self._journal = files, recovery, None
+        self.revision, self.generation = recovery.head.revision, recovery.head.generation
+        self._undurable_bytes, self._unjournaled = 0, False
+
+    async def close(self) -> None:
+        """Bring everything into the cube files and to the disk, and close the journal.
+
+        What does not get there is in the journal, and the next actor goes on with it.
+        """
+        await self.checkpoint.ended()
+        try:
+            if not self.broken and not self._has_nothing_to_bring():
+                await self._all_visible()
+                await self._bring_to_disk()
+                journal = await self._begun()
+                async with self._journal_in_use:
+                    old = await self._threads.run(journal.rotate, self._head(self._appended, closed=True))
+                    await self._threads.run(journal.retire, old)
+        except MagdError as error:
+            log.exception("checkpoint at close failed", mag=str(self._name), error=error.message)
+        finally:
+            for held in self._leases.values():
+                held.set_result(None)
+            self._leases.clear()
+            if self._journal is not None:
+                self._journal.close()

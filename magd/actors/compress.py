@@ -1,13 +1,13 @@
 """Compressing a mag while reads and writes go on.
 
-1. From now on the actor collects the cubes that writes touch.
+1. What is committed is brought into the cube files. From now on the actor collects the cubes that writes touch.
 2. A work folder, beside the mag or in the layer of the target, gets a header.wkw and, from the pool, a compressed copy
    of every cube file. The pool may read a file in the middle of a write: that cube is among the touched ones, and its
    copy is made again.
 3. In rounds, the copies of the cubes touched meanwhile are made again. Each round is shorter than the one before, as
    long as writers touch fewer cubes than the pool can do.
-4. The actor holds the mag: no read or write runs. What was touched since the last round is done a last time, and every
-   folder of the copy is synced (the pool has synced every file).
+4. The actor holds the mag: no read or write runs. The overlay is brought into the cube files, what was touched since
+   the last round is done a last time, and every folder of the copy is synced (the pool has synced every file).
 5. In place: the work folder and the mag's folder change places, under the same hold, and the generation rises. Into
    another dataset: the hold ends, and the coordinator makes the work folder a mag of the target.
 6. What is left in the work folder is removed: the old files, or, after an error or a cancel, the copies.
@@ -69,8 +69,9 @@ class Compression:
         """
         facts = await self.actor.describe()
         self.actor.operation = self.operation.name
-        self.actor.track_changes()
         try:
+            await self.actor.apply_all()
+            self.actor.track_changes()
             return await self._copy_and_publish(facts)
         finally:
             self.actor.stop_tracking()
@@ -90,15 +91,16 @@ class Compression:
                 # Few enough for the hold: put them back to be done there.
                 copy.left = touched
                 break
-            await copy.make(touched, again=True)
+            await copy.make(touched)
 
         async def finish() -> None:
-            await copy.make(copy.left | self.actor.take_changes(), again=True)
+            await self.actor.apply_all()
+            await copy.make(copy.left | self.actor.take_changes())
             await self.threads.run(sync_folders, self.work_folder)
             if self.publish is None:
                 await self.actor.swap_files(self.work_folder)
 
-        await self.actor.hold(finish, grain=header.cube_len)
+        await self.actor.hold(finish)
         if self.publish is not None:
             return await self.publish(self.work_folder)
         return str(self.actor.mag_name)
@@ -107,11 +109,12 @@ class Compression:
         after: Vec3 | None = None
         while True:
             some = await self.actor.list_cube_files(None, after, LISTED_AT_ONCE)
-            for cube_file in some:
-                yield cube_file.index
+            for listed in some:
+                if listed.is_on_disk:  # the others will be among the touched ones when they are
+                    yield listed.file.index
             if len(some) < LISTED_AT_ONCE:
                 return
-            after = some[-1].index
+            after = some[-1].file.index
 
 
 class _Copy:
@@ -123,13 +126,15 @@ class _Copy:
         self._source_folder = source_folder
         self._work_folder = compression.work_folder
         self._progress = OperationProgress()
+        self._known: set[Vec3] = set()
+        self._done: set[Vec3] = set()
 
-    async def make(self, cubes: Iterable[Vec3], *, again: bool = False) -> None:
-        """Make the copies of these cubes, a bounded number at once."""
+    async def make(self, cubes: Iterable[Vec3]) -> None:
+        """Make the copies of these cubes, also of those that were made before; a bounded number at once."""
         cubes = list(cubes)
-        if again:
-            self._say(files_redone=self._progress.files_redone + len(cubes))
-        self._say(files_total=self._progress.files_total + len(cubes))
+        again = sum(cube in self._known for cube in cubes)
+        self._known.update(cubes)
+        self._say(files_total=len(self._known), files_redone=self._progress.files_redone + again)
         # Two for each worker, so that none waits for this loop; no more, so that a cancel is quick.
         at_once = 2 * self._compression.pool.statistics.workers
         running: set[asyncio.Task[None]] = set()
@@ -150,14 +155,12 @@ class _Copy:
     async def _make_one(self, cube: Vec3) -> None:
         path = cube_file_path(cube)
         source, target = os.path.join(self._source_folder, path), os.path.join(self._work_folder, path)
-        if not await self._compression.threads.run(_prepare, source, target):
-            self._say(files_done=self._progress.files_done + 1)
-            return
-        job = CompressFile(source, target, self._compression.level)
-        submitted = self._compression.pool.submit(job)
+        await self._compression.threads.run(os.makedirs, os.path.dirname(target), exist_ok=True)
+        submitted = self._compression.pool.submit(CompressFile(source, target, self._compression.level))
         made = await asyncio.wrap_future(submitted)
+        self._done.add(cube)
         self._say(
-            files_done=self._progress.files_done + 1,
+            files_done=len(self._done),
             files_redone=self._progress.files_redone + submitted.attempts - 1,
             bytes_in=self._progress.bytes_in + made.bytes_in,
             bytes_out=self._progress.bytes_out + made.bytes_out,
@@ -173,14 +176,6 @@ async def _some_done(running: set[asyncio.Task[None]]) -> set[asyncio.Task[None]
     for task in done:
         task.result()
     return running
-
-
-def _prepare(source: str, target: str) -> bool:
-    """Make the folder of a copy. False if there is no such cube file: a write that touched it failed."""
-    if not os.path.lexists(source):
-        return False
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    return True
 
 
 def sync_folders(folder: str) -> None:

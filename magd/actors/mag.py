@@ -1,12 +1,14 @@
 """The actor of a mag: the only code that touches its files.
 
-1. It opens the mag's folder as the properties name it, after finishing or undoing what a crash left there.
+1. It opens the mag's folder as the properties name it, after finishing or undoing what a crash left there, and takes up
+   the writes in its journal.
 2. It takes messages in order. Each enters the schedule with a claim, and becomes a job that starts when no earlier job
    it overlaps is under way. The actor itself never waits for a job.
 3. A write with an id that is known joins the first attempt, or gets its outcome. Others go through the commit point.
-4. A read that nobody awaits any more is left out. A write never is.
-5. With nothing to do, no request id to remember and no operation under way it closes after a while: it syncs what is
-   not on the disk yet, and ends.
+4. A read takes the entries of the overlay that touch its box, and the files, in one step. One that nobody awaits any
+   more is left out. A write never is.
+5. With nothing to do and no operation under way it closes after a while: everything goes into the cube files and to the
+   disk, and the journal keeps only what must be remembered.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ import structlog
 
 from magd.actors.actor import Actor, Envelope
 from magd.actors.commit import CommitPoint
+from magd.actors.cube_listing import list_some
 from magd.actors.messages import Describe, Flush, Hold, ListCubeFiles, Message, Read, Write
-from magd.actors.opening import OpenedMag, layer_box, open_mag
+from magd.actors.opening import exchange_files, header_of, layer_box, open_mag
 from magd.actors.outcomes import Outcomes
 from magd.actors.schedule import Claim, Schedule, Turn
 from magd.actors.types import (
@@ -32,25 +35,26 @@ from magd.actors.types import (
     StorageConfig,
     WriteCommand,
 )
-from magd.catalog.folders import exchange_mag_folders
-from magd.catalog.locks import lock_folder
 from magd.cubes.layout import split_by_cube_file
-from magd.cubes.mag_files import CubeFile, MagFiles
-from magd.errors import InternalError, MagdError, NotAllowed, OutOfBounds, Reason
-from magd.journal import head as heads
+from magd.errors import InternalError, MagdError, OutOfBounds
+from magd.geometry import BoundingBox
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from magd.acknowledgement import Acknowledgement, Revision
     from magd.actors.budget import Lease
+    from magd.actors.cube_listing import ListedCubeFile
     from magd.actors.dataset import DatasetActor
     from magd.actors.events import Events
+    from magd.actors.opening import OpenedMag
     from magd.actors.threads import Threads
     from magd.catalog.names import MagName
     from magd.catalog.root import Root
     from magd.cubes.header import Header
     from magd.geometry import Box, Vec3
+    from magd.journal.overlay import Entry
+    from magd.voxels import VoxelArray
 
 log = structlog.get_logger(__name__)
 
@@ -94,7 +98,6 @@ class MagActor(Actor[Message]):
         self._opened: OpenedMag | None = None
         self._commit_point: CommitPoint | None = None
         self._touched: set[Vec3] | None = None
-        self._coming_grains: list[int] = []
         self._running = 0
         self._writes = 0
         self._reads = 0
@@ -114,26 +117,35 @@ class MagActor(Actor[Message]):
 
     async def write(self, command: WriteCommand, fingerprint: int, lease: Lease) -> Acknowledgement:
         """Commit one box. Cancelling the call does not cancel the write."""
-        return cast("Acknowledgement", await self.ask(Write(command, fingerprint), lease))
+        return cast("Acknowledgement", await self.ask(Write(command, fingerprint, lease), lease))
 
     async def read(self, box: Box, lease: Lease) -> ReadResult:
         """Read one box, in voxels of the mag."""
         return cast("ReadResult", await self.ask(Read(box), lease))
 
-    async def list_cube_files(self, box: Box | None, after: Vec3 | None, limit: int) -> list[CubeFile]:
+    async def list_cube_files(self, box: Box | None, after: Vec3 | None, limit: int) -> list[ListedCubeFile]:
         """Some cube files in (z, y, x) order."""
-        return cast("list[CubeFile]", await self.ask(ListCubeFiles(box, after, limit)))
+        return cast("list[ListedCubeFile]", await self.ask(ListCubeFiles(box, after, limit)))
 
-    async def flush(self) -> None:
-        """Raise everything acknowledged before to DISK."""
-        await self.ask(Flush())
+    async def flush(self, *, to_files: bool) -> None:
+        """Raise everything acknowledged before to DISK; with `to_files` also bring it into the cube files."""
+        await self.ask(Flush(to_files))
 
-    async def hold(self, work: Callable[[], Awaitable[None]], *, grain: int) -> None:
-        """Run something while nothing else touches the mag.
+    async def hold(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run something while no read or write of the mag is under way."""
+        await self.ask(Hold(work))
 
-        :param grain: if the work swaps the files: what two writes into the new ones must not share, in voxels
+    async def apply_all(self) -> None:
+        """Bring everything that is visible into the cube files.
+
+        :raises MagdError: some of it could not be applied
         """
-        await self.ask(Hold(work, grain))
+        await self._point().flusher.flush()
+
+    def hurry(self) -> None:
+        """Memory is short: give back what is held for writes that share a rewrite."""
+        if self._commit_point is not None:
+            self._commit_point.flusher.hurry()
 
     async def swap_files(self, new_folder: str) -> None:
         """Put other files of the same voxels in place of the mag's. Only for work that holds the mag.
@@ -141,29 +153,18 @@ class MagActor(Actor[Message]):
         :param new_folder: where the new files are, complete and on the disk; the old ones are there afterwards
         """
         opened, point = self._require(), self._point()
-
-        def swap() -> OpenedMag:
-            # The head goes into the new folder first: it is live in the moment the folders change places.
-            head = point.head.exchanged()
-            heads.save(new_folder, head)
-            lock = lock_folder(new_folder, shared=False)
-            try:
-                exchange_mag_folders(opened.folder, new_folder)
-                files = MagFiles.open(opened.folder)
-            except BaseException:
-                lock.close()
-                raise
-            opened.close()
-            return OpenedMag(opened.folder, files, head, lock)
+        header = await self._threads.run(header_of, new_folder)
+        # The journal of the new files comes first: it is live in the moment the folders change places.
+        await point.begin_in(new_folder, header)
 
         try:
-            self._opened = await self._threads.run(swap)
+            self._opened = await self._threads.run(exchange_files, opened, new_folder)
         except MagdError:
             # Which files are live is for the next actor to find out: it opens the mag as after a crash.
             self.close()
             raise
-        point.use(self._opened.folder, self._opened.files, self._opened.head)
-        self._events.publish(ExchangeEvent(self.mag_name, self._opened.head.generation))
+        point.use(self._opened.files, self._opened.recovery)
+        self._events.publish(ExchangeEvent(self.mag_name, point.generation))
 
     def track_changes(self) -> None:
         """Collect the cubes that writes touch from now on, writes under way included."""
@@ -180,16 +181,16 @@ class MagActor(Actor[Message]):
 
     def status(self) -> MagStatus:
         """How the mag is doing."""
-        broken = self._commit_point.broken if self._commit_point else ""
-        read_only = "the daemon serves its root read-only" if self._root.read_only else broken
+        point = self._commit_point
+        broken = "the daemon serves its root read-only" if self._root.read_only else point.broken if point else ""
         return MagStatus(
             name=self.mag_name,
-            state=MagState.READ_ONLY if read_only else MagState.SERVING,
-            reason=read_only,
+            state=MagState.READ_ONLY if broken else MagState.SERVING,
+            reason=broken or (point.flusher.stuck if point else ""),
             queue=max(0, self.owed - self._running),
             running=self._running,
-            revision=self._commit_point.revision if self._commit_point else None,
-            unsynced_bytes=self._opened.files.unsynced_bytes if self._opened else 0,
+            revision=point.revision if point else None,
+            unsynced_bytes=point.undurable_bytes if point else 0,
             operation=self.operation,
             writes=self._writes,
             reads=self._reads,
@@ -202,20 +203,44 @@ class MagActor(Actor[Message]):
         opened = await self._threads.run(open_mag, self._root, self.mag_name, snapshot)
         self._opened = opened
         try:
-            self._commit_point = CommitPoint(
+            point = self._commit_point = CommitPoint(
                 self.mag_name,
                 opened.folder,
-                opened.head,
                 opened.files,
+                opened.recovery,
                 self._threads,
                 self._events,
+                self._outcomes,
                 min_durability=self._config.min_durability,
+                flush_seconds=self._config.flush_seconds,
+                missing=self._missing,
                 extend=lambda box: self._dataset.extend(self.mag_name.layer, box),
+                on_applied=self._note_changes,
             )
+            await self._take_up(opened, point)
             async with asyncio.TaskGroup() as jobs:
-                await self._take_messages(jobs)
+                flushing = None if self._root.read_only else jobs.create_task(point.flusher.run())
+                try:
+                    await self._take_messages(jobs)
+                finally:
+                    if flushing is not None:
+                        flushing.cancel()
+            if not self._root.read_only:
+                await point.close()
         finally:
-            await self._threads.run(self._close_files)
+            await self._threads.run(self._require().close)
+
+    async def _take_up(self, opened: OpenedMag, point: CommitPoint) -> None:
+        """Go on where the actor before stopped, or was stopped."""
+        point.remember()
+        point.lay(opened.unapplied)
+        recovery = opened.recovery
+        for note in recovery.notes:
+            log.warning("journal", mag=self.name, note=note)
+        if recovery.power_was_lost:
+            log.warning("power was lost: writes acknowledged below DISK may be lost or torn", mag=self.name)
+        if recovery.head is not None and not recovery.head.unsaved_box.is_empty and not self._root.read_only:
+            await self._dataset.extend(self.mag_name.layer, recovery.head.unsaved_box)
 
     async def _take_messages(self, jobs: asyncio.TaskGroup) -> None:
         while True:
@@ -231,16 +256,7 @@ class MagActor(Actor[Message]):
             self._begin(envelope, jobs)
 
     def _may_rest(self) -> bool:
-        return not self.owed and not self.operation and not len(self._outcomes)
-
-    def _close_files(self) -> None:
-        opened = self._require()
-        try:
-            if opened.files.unsynced_bytes and not self._point().broken:
-                opened.files.sync()
-        except MagdError:
-            log.exception("sync at close failed", mag=self.name)
-        opened.close()
+        return not self.owed and not self.operation
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 
@@ -256,14 +272,12 @@ class MagActor(Actor[Message]):
             case ListCubeFiles() as listing:
                 turn = self._schedule.enter(Claim())
                 jobs.create_task(self._perform(envelope, turn, lambda: self._list(listing), skippable=True))
-            case Flush():
-                # Everything acknowledged before has left the schedule: a sync that begins now covers it.
+            case Flush(to_files):
+                # Everything acknowledged before has left the schedule: a flush that begins now covers it.
                 turn = self._schedule.enter(Claim())
-                jobs.create_task(self._perform(envelope, turn, self._point().sync))
-            case Hold(work, grain):
+                jobs.create_task(self._perform(envelope, turn, lambda: self._point().flush(to_files=to_files)))
+            case Hold(work):
                 turn = self._schedule.enter(Claim.whole_mag())
-                self._coming_grains.append(grain)
-                envelope.done.add_done_callback(lambda _: self._coming_grains.remove(grain))
                 jobs.create_task(self._perform(envelope, turn, work))
 
     def _begin_write(self, envelope: Envelope[Message], write: Write, jobs: asyncio.TaskGroup) -> None:
@@ -277,10 +291,8 @@ class MagActor(Actor[Message]):
             jobs.create_task(self._join(envelope, earlier))
             return
         self._outcomes.begin(command.request_id, write.fingerprint, envelope.done)
-        # A write that waits behind a hold may go into other files: its claim must suit both.
-        grain = max(self._require().files.write_grain, *self._coming_grains, 1)
-        turn = self._schedule.enter(Claim.writing(command.box, grain))
-        jobs.create_task(self._perform(envelope, turn, lambda: self._write(command)))
+        turn = self._schedule.enter(Claim.writing(command.box))
+        jobs.create_task(self._perform(envelope, turn, lambda: self._write(write)))
 
     async def _join(self, envelope: Envelope[Message], earlier: asyncio.Future[Acknowledgement]) -> None:
         await asyncio.wait([earlier])
@@ -314,48 +326,58 @@ class MagActor(Actor[Message]):
         else:
             envelope.resolve(result)
 
-    async def _write(self, command: WriteCommand) -> Acknowledgement:
-        if self._point().broken:
-            raise NotAllowed(f"{self.name} takes no writes: {self._point().broken}", reason=Reason.READ_ONLY)
-        if command.bounds is Bounds.REJECT:
-            await self._check_bounds(command.box)
+    async def _write(self, write: Write) -> Acknowledgement:
+        point = self._point()
+        if write.command.bounds is Bounds.REJECT:
+            await self._check_bounds(write.command.box)
         try:
-            acknowledgement = await self._point().commit(command)
+            acknowledgement = await point.commit(write)
         finally:
-            # Also after a failure: some cube files may have been changed.
-            if self._touched is not None:
-                cube_len = self._require().files.header.cube_len
-                self._touched.update(cube for cube, _ in split_by_cube_file(command.box, cube_len))
+            if point.broken:
+                self.close()  # the next actor recovers from the journal, and may find the disk in order
         self._writes += 1
         return acknowledgement
 
     async def _check_bounds(self, box: Box) -> None:
-        bounds = layer_box(await self._dataset.known(), self.mag_name)
+        bounds = layer_box(await self._dataset.current(), self.mag_name)
         if not bounds.contains(box):
             raise outside(box, bounds, self.mag_name)
 
+    async def _missing(self, box: BoundingBox) -> BoundingBox:
+        """What the layer's bounding box must be enlarged by to contain a box; empty if it does."""
+        layer = (await self._dataset.known()).properties.layer(self.mag_name.layer)
+        return BoundingBox.empty() if layer is not None and layer.bounding_box.contains(box) else box
+
     async def _read(self, box: Box) -> ReadResult:
-        revision = self._point().revision
-        data = await self._threads.run(self._require().files.read, box)
+        point = self._point()
+        revision, entries = point.revision, point.overlay.touching(box)
+        files = self._require().files
+
+        def read() -> VoxelArray:
+            data = files.read(box)
+            for entry in entries:
+                entry.paint(data, box)
+            return data
+
+        data = await self._threads.run(read)
         self._reads += 1
         return ReadResult(box, data, revision)
 
-    async def _list(self, listing: ListCubeFiles) -> list[CubeFile]:
-        files = self._require().files
+    async def _list(self, listing: ListCubeFiles) -> list[ListedCubeFile]:
+        # Pending first: what gets into the files meanwhile is in both.
+        files, pending = self._require().files, self._point().overlay.boxes()
+        return await self._threads.run(list_some, files, pending, listing)
 
-        def some() -> list[CubeFile]:
-            found: list[CubeFile] = []
-            for cube_file in files.cube_files(listing.box, after=listing.after):
-                found.append(cube_file)
-                if len(found) == listing.limit:
-                    break
-            return found
-
-        return await self._threads.run(some)
+    def _note_changes(self, entries: Sequence[Entry]) -> None:
+        """Entries of the overlay got into the cube files."""
+        if self._touched is not None:
+            cube_len = self._require().files.header.cube_len
+            for entry in entries:
+                self._touched.update(cube for cube, _ in split_by_cube_file(entry.box, cube_len))
 
     def _facts(self) -> MagFacts:
         opened, point = self._require(), self._point()
-        return MagFacts(opened.folder, opened.files.header, point.revision, point.head.generation)
+        return MagFacts(opened.folder, opened.files.header, point.revision, point.generation)
 
     def _require(self) -> OpenedMag:
         assert self._opened is not None, "the actor receives after it has opened"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from magd.actors.budget import Lease
     from magd.actors.types import WriteCommand
     from magd.geometry import Box, Vec3
 
@@ -24,6 +25,8 @@ class Write:
     command: WriteCommand
     fingerprint: int
     """Of box and data: tells a retry from another request with the same id."""
+    lease: Lease
+    """Memory of the data, held until it is in the cube files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class ListCubeFiles:
-    """List some cube files in (z, y, x) order; the outcome is a list of CubeFile."""
+    """List some cube files in (z, y, x) order; the outcome is a list of ListedCubeFile."""
 
     box: Box | None
     """Only those that touch it, in voxels of the mag; None: all."""
@@ -49,14 +52,15 @@ class ListCubeFiles:
 class Flush:
     """Raise everything acknowledged before to DISK."""
 
+    to_files: bool
+    """Also bring it into the cube files."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hold:
     """Run something while nothing else touches the mag; the outcome is what it gives."""
 
     work: Callable[[], Awaitable[object]]
-    grain: int
-    """If the work swaps the files: what two writes into the new ones must not share, as an edge in voxels."""
 
 
 Message: TypeAlias = Describe | Write | Read | ListCubeFiles | Flush | Hold

@@ -11,6 +11,7 @@ A mag:
 2. Finish or undo an exchange of folders that was cut short.
 3. Lock its folder: a link or a path in the properties may name one folder twice, and a folder has one actor.
 4. Open the cube files and check that header.wkw and properties agree on the voxels.
+5. Read its journal: what was committed and is perhaps not in the cube files.
 
 A read-only daemon sets nothing right, and leaves no trace.
 """
@@ -21,18 +22,20 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from magd.catalog.folders import HEADER_NAME, recover_exchange, sweep
+from magd.catalog.folders import HEADER_NAME, exchange_mag_folders, recover_exchange, sweep
 from magd.catalog.locks import FolderLock, lock_folder
 from magd.cubes.mag_files import MagFiles
 from magd.errors import MagdError, NotAllowed, NotFound, Reason
-from magd.journal import head as heads
+from magd.journal.records import FileFormat
+from magd.journal.recovery import recover
 
 if TYPE_CHECKING:
     from magd.catalog.names import DatasetName, MagName
     from magd.catalog.root import Root
     from magd.cubes.header import Header
     from magd.geometry import Box
-    from magd.journal.head import Head
+    from magd.journal.records import WriteRecord
+    from magd.journal.recovery import Recovery
     from magd.properties.file import Snapshot
     from magd.properties.model import DatasetProperties, LayerProperties, MagProperties
 
@@ -44,7 +47,10 @@ class OpenedMag:
     folder: str
     """Absolute."""
     files: MagFiles
-    head: Head
+    recovery: Recovery
+    """What its journal says."""
+    unapplied: tuple[WriteRecord, ...]
+    """Writes of the journal that may not be in the files, in their order."""
     lock: FolderLock
 
     def close(self) -> None:
@@ -58,7 +64,7 @@ def open_mag(root: Root, name: MagName, snapshot: Snapshot) -> OpenedMag:
 
     :raises NotFound: no such layer or mag
     :raises NotAllowed: the layer or mag is not served
-    :raises DataLoss: header.wkw or the head is damaged
+    :raises DataLoss: header.wkw or the journal is damaged
     """
     layer, mag = find_served(snapshot, name)
     if not root.read_only:
@@ -70,13 +76,33 @@ def open_mag(root: Root, name: MagName, snapshot: Snapshot) -> OpenedMag:
         files = MagFiles.open(folder, read_only=root.read_only)
         try:
             _check_voxels(name, files, layer)
-            return OpenedMag(folder, files, heads.load(folder), lock)
+            recovery = recover(folder, format_of(files.header))
+            unapplied = tuple(write.read() for write in recovery.writes)
+            return OpenedMag(folder, files, recovery, unapplied, lock)
         except BaseException:
             files.close()
             raise
     except BaseException:
         lock.close()
         raise
+
+
+def exchange_files(opened: OpenedMag, new_folder: str) -> OpenedMag:
+    """Put other files in place of a mag's. The old ones are in `new_folder` afterwards.
+
+    :param new_folder: where the new files are with their journal, complete and on the disk
+    :raises MagdError: which files are live is for whoever opens the mag next to find out
+    """
+    lock = lock_folder(new_folder, shared=False)
+    try:
+        exchange_mag_folders(opened.folder, new_folder)
+        files = MagFiles.open(opened.folder)
+        recovery = recover(opened.folder, format_of(files.header))
+    except BaseException:
+        lock.close()
+        raise
+    opened.close()
+    return OpenedMag(opened.folder, files, recovery, (), lock)
 
 
 def header_of(folder: str) -> Header:
@@ -87,6 +113,11 @@ def header_of(folder: str) -> Header:
     """
     with MagFiles.open(folder, read_only=True) as files:
         return files.header
+
+
+def format_of(header: Header) -> FileFormat:
+    """What a journal says about the cube files it belongs to."""
+    return FileFormat(header.voxels, header.block_len, header.file_len, header.block_type)
 
 
 def _check_voxels(name: MagName, files: MagFiles, layer: LayerProperties) -> None:

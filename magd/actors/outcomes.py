@@ -6,7 +6,7 @@
 3. The same id with other content is an error, whatever the outcome was.
 4. A failed attempt is forgotten: it changed nothing, and a retry shall try again.
 
-The window lives in memory: it ends with the daemon.
+Who has a durable record of outcomes (the journal of a mag) puts them back with `remember`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from magd.errors import InvalidRequest, Reason
 
-MAX_OUTCOMES: Final = 100_000
+MAX_OUTCOMES: Final = 10_000
 """Outcomes kept at most; beyond it the oldest are forgotten before their time."""
 
 
@@ -68,13 +68,35 @@ class Outcomes:
         self._attempts[request_id] = attempt
 
         def settle(future: asyncio.Future[Any]) -> None:
+            if self._attempts.get(request_id) is not attempt:
+                return  # its outcome was put here by `remember`
             if future.cancelled() or future.exception() is not None:
-                self._attempts.pop(request_id, None)
+                del self._attempts[request_id]
             else:
                 attempt.ended_at = asyncio.get_running_loop().time()
                 self._attempts.move_to_end(request_id)
 
         outcome.add_done_callback(settle)
+
+    def remember(self, request_id: str, fingerprint: object, result: object, *, age_seconds: float = 0.0) -> None:
+        """Keep an outcome that is known by other ways than the future of its attempt."""
+        if not request_id:
+            return
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[Any] = loop.create_future()
+        outcome.set_result(result)
+        self._attempts[request_id] = _Attempt(fingerprint, outcome, loop.time() - age_seconds)
+        self._attempts.move_to_end(request_id)
+
+    def ended(self) -> list[tuple[str, object, Any, float]]:
+        """The outcomes of the window, oldest first: request id, fingerprint, result, age in seconds."""
+        self._forget_old()
+        now = asyncio.get_running_loop().time()
+        return [
+            (request_id, attempt.fingerprint, attempt.outcome.result(), now - attempt.ended_at)
+            for request_id, attempt in self._attempts.items()
+            if attempt.ended_at is not None
+        ]
 
     def _forget_old(self) -> None:
         # Attempts under way stand before or among the ended ones; they are few and stay.

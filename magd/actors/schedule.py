@@ -5,10 +5,7 @@
    they conflict with, so nobody starves.
 3. It leaves when its effect is visible to reads. Those that waited for it alone may start.
 
-Two claims conflict if one of them is everything, or if they share a voxel and at least one of them writes. Two writes
-already conflict if they share a grain: the unit that storage reads, changes and writes back as a whole (a block of a
-raw cube file, a whole compressed one). A read that shares only a grain with a write sees none of its voxels, and the
-bytes it does see are written back as they were.
+Two claims conflict if one of them is everything, or if they share a voxel and at least one of them writes.
 """
 
 from __future__ import annotations
@@ -25,24 +22,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a piece of work touches. Without boxes it touches no voxels and conflicts with `everything` only."""
+    """What a piece of work touches. Without a box it touches no voxels and conflicts with `everything` only."""
 
     box: Box | None = None
     """Voxels it reads or writes."""
-    grains: Box | None = None
-    """For a write: the box enlarged outward to whole grains."""
+    writes: bool = False
+    """Whether it changes them."""
     everything: bool = False
     """Conflicts with all other work."""
 
     @classmethod
     def reading(cls, box: Box) -> Claim:
         """The claim of a read."""
-        return cls(box=box)
+        return cls(box)
 
     @classmethod
-    def writing(cls, box: Box, grain: int) -> Claim:
-        """The claim of a write into storage with this grain (edge in voxels)."""
-        return cls(box=box, grains=box.aligned_outward(grain))
+    def writing(cls, box: Box) -> Claim:
+        """The claim of a write."""
+        return cls(box, writes=True)
 
     @classmethod
     def whole_mag(cls) -> Claim:
@@ -53,11 +50,7 @@ class Claim:
         """Whether the two must not run at the same time."""
         if self.everything or other.everything:
             return True
-        if self.box is None or other.box is None:
-            return False
-        if self.grains is not None and other.grains is not None:
-            return self.grains.intersects(other.grains)
-        if self.grains is None and other.grains is None:
+        if self.box is None or other.box is None or not (self.writes or other.writes):
             return False
         return self.box.intersects(other.box)
 

@@ -48,7 +48,7 @@ from magd.actors.types import (
 from magd.actors.views import Views
 from magd.catalog.folders import sweep
 from magd.catalog.names import DatasetName, MagName, parse_resource
-from magd.errors import InvalidRequest
+from magd.errors import InvalidRequest, Reason, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -75,7 +75,7 @@ class Storage:
     def __init__(self, root: Root, config: StorageConfig, pool: CompressionPool) -> None:
         self.config: Final = replace(config, read_only=root.read_only)
         self.boot_id: Final = uuid.uuid4().hex[:12]
-        self.budget: Final = MemoryBudget(config.budget_bytes)
+        self.budget: Final = MemoryBudget(config.budget_bytes, on_pressure=self._hurry)
         self._root = root
         self._pool = pool
         self._threads = Threads(config.io_threads)
@@ -138,18 +138,18 @@ class Storage:
             if some:
                 yield [
                     CubeFileInfo(
-                        file.box,
-                        file.path,
-                        file.size_bytes,
-                        file.allocated_bytes,
-                        file.block_type,
-                        pending=False,
+                        listed.file.box,
+                        listed.file.path,
+                        listed.file.size_bytes,
+                        listed.file.allocated_bytes,
+                        listed.file.block_type,
+                        listed.pending,
                     )
-                    for file in some
+                    for listed in some
                 ]
             if len(some) < CUBE_FILES_AT_ONCE:
                 return
-            after = some[-1].index
+            after = some[-1].file.index
 
     async def check_write(self, name: MagName, box: Box, voxels: VoxelFormat, bounds: Bounds) -> int:
         """Everything that can be said about a write before its data is there.
@@ -247,16 +247,22 @@ class Storage:
         facts = await self._registry.with_mag(resource, MagActor.describe)
         return self._events.watch_after(name, after, facts.revision)
 
-    async def flush(self, name: str) -> int:
-        """Raise everything acknowledged on a resource and below it ("" for all) to DISK, into the cube files.
+    async def flush(self, name: str, *, to_files: bool) -> int:
+        """Raise everything acknowledged on a resource and below it ("" for all) to DISK.
 
+        :param to_files: also bring it into the cube files and the properties
         :return: mags flushed: those in use; the others have nothing to flush
         """
         if name:
             parse_resource(name)
         actors = self._registry.open_mags(name)
         for actor in actors:
-            await actor.flush()
+            try:
+                await actor.flush(to_files=to_files)
+            except Unavailable as error:
+                if error.reason is not Reason.ACTOR_STOPPED:
+                    raise
+                await actor.ended()  # it flushes everything at its end
         return len(actors)
 
     def check(self, name: str, *, deep: bool) -> AsyncIterator[tuple[list[Finding], int, int]]:
@@ -282,6 +288,10 @@ class Storage:
         )
 
     # ------------------------------------------------------------------------------------------------------------
+
+    def _hurry(self) -> None:
+        for actor in self._registry.open_mags():
+            actor.hurry()
 
     def _properties_changed(self, name: DatasetName, snapshot: Snapshot) -> None:
         self._events.publish(PropertiesEvent(self._views.dataset(name, snapshot, {}, with_layers=False)))

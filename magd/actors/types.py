@@ -277,6 +277,8 @@ class StorageConfig:
     """Threads for file input and output."""
     pool_workers: int = 2
     """Processes that compress."""
+    flush_seconds: float = 5.0
+    """How old a committed write may get that is not in the files of a compressed mag."""
     idle_seconds: float = 60.0
     """A mag that nobody used for so long is closed."""
     request_id_window_seconds: float = 600.0

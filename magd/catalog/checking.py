@@ -19,7 +19,6 @@ from magd.catalog.names import DatasetName, LayerName, MagName, ResourceName
 from magd.cubes.check import CheckedFile, Finding, check_layer_folder, check_mag
 from magd.cubes.mag_files import MagFiles
 from magd.errors import MagdError, NotFound, Reason
-from magd.journal import head as heads
 from magd.properties.file import PROPERTIES_NAME, PropertiesFile
 
 if TYPE_CHECKING:
@@ -143,10 +142,11 @@ def _check_agreement(folder: str, layer: LayerProperties) -> CheckedFile | None:
 
 
 def _generation(folder: str) -> int:
+    """Changes when the files of a mag are exchanged: another folder is in its place."""
     try:
-        return heads.load(folder).generation
-    except MagdError:
-        return -1  # a damaged head is found when the mag is opened; here it only means: no exchange
+        return os.stat(folder).st_ino
+    except OSError:
+        return -1
 
 
 def _below(root: Root, folder: str, checked: CheckedFile) -> CheckedFile:

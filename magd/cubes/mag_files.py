@@ -167,6 +167,20 @@ class MagFiles:
                     raw.read_blocks(file, copy)
         return data
 
+    def check_write(self, box: Box) -> None:
+        """Look at every cube file under a box without changing anything.
+
+        :param box: in voxels of the mag
+        :raises NotAllowed, DataLoss: `write` would be refused, as far as headers and lengths tell
+        """
+        if self.read_only:
+            raise NotAllowed(f"{self.folder} is open for reading only", metadata={"file": self.folder})
+        for index, _ in split_by_cube_file(box, self.header.cube_len):
+            file = self._open_cube_file(index, os.O_RDWR)
+            if file is not None:
+                with file:
+                    self._check_block_type(file)
+
     def write(self, box: Box, data: VoxelArray) -> None:
         """Write a box.
 
@@ -183,16 +197,9 @@ class MagFiles:
         """
         _check_box(box)
         self._check_data(box, data)
-        if self.read_only:
-            raise NotAllowed(f"{self.folder} is open for reading only", metadata={"file": self.folder})
         rows = rows_of(np.asfortranarray(data))
         parts = list(split_by_cube_file(box, self.header.cube_len))
-        # A single file is checked when it is opened to be written.
-        for index, _ in parts if len(parts) > 1 else ():
-            file = self._open_cube_file(index, os.O_RDWR)
-            if file is not None:
-                with file:
-                    self._check_block_type(file)
+        self.check_write(box)
         copies = ((index, self._block_copy(index, part, box, rows)) for index, part in parts)
         if self.header.block_type.is_compressed:
             self._write_compressed(copies)

@@ -58,13 +58,11 @@ class MaintenanceService(MaintenanceServiceServicer):
         return to_proto.status(self._storage.status())
 
     async def Flush(self, request: maintenance_pb2.FlushRequest, context: Context) -> maintenance_pb2.FlushResponse:
-        """Raise what was acknowledged before to DISK, in the cube files and the properties.
-
-        A write is in the cube files before it is acknowledged, so the two levels are one.
-        """
+        """Raise what was acknowledged before to DISK, and into the cube files and the properties if asked."""
         if request.level not in _FLUSH_LEVELS:
             raise invalid("level", request.level, f"{request.level} is not a value of it")
-        mags = await self._storage.flush(from_proto.resource_name(request.name))
+        to_files = request.level != maintenance_pb2.FLUSH_LEVEL_DISK
+        mags = await self._storage.flush(from_proto.resource_name(request.name), to_files=to_files)
         return maintenance_pb2.FlushResponse(mags=mags)
 
     async def Check(

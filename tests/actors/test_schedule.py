@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from magd.actors.schedule import Claim, Schedule
 from magd.geometry import Box, Vec3
 
-GRAIN = 4
-
 
 def box(offset: int, size: int) -> Box:
     return Box(Vec3(offset, 0, 0), Vec3(size, 1, 1))
@@ -20,7 +18,7 @@ def box(offset: int, size: int) -> Box:
 
 claims = st.one_of(
     st.builds(lambda o, s: Claim.reading(box(o, s)), st.integers(0, 12), st.integers(1, 6)),
-    st.builds(lambda o, s: Claim.writing(box(o, s), GRAIN), st.integers(0, 12), st.integers(1, 6)),
+    st.builds(lambda o, s: Claim.writing(box(o, s)), st.integers(0, 12), st.integers(1, 6)),
     st.just(Claim()),
     st.just(Claim.whole_mag()),
 )
@@ -31,21 +29,21 @@ def test_two_reads_of_one_box_do_not_conflict() -> None:
 
 
 def test_a_read_and_a_write_conflict_only_if_they_share_a_voxel() -> None:
-    write = Claim.writing(box(0, 2), GRAIN)
+    write = Claim.writing(box(0, 2))
     assert Claim.reading(box(1, 2)).conflicts_with(write)
     assert not Claim.reading(box(2, 2)).conflicts_with(write)
 
 
-def test_two_writes_conflict_if_they_share_a_grain() -> None:
-    write = Claim.writing(box(0, 2), GRAIN)
-    assert write.conflicts_with(Claim.writing(box(3, 1), GRAIN))
-    assert not write.conflicts_with(Claim.writing(box(4, 1), GRAIN))
+def test_two_writes_conflict_only_if_they_share_a_voxel() -> None:
+    write = Claim.writing(box(0, 2))
+    assert write.conflicts_with(Claim.writing(box(1, 1)))
+    assert not write.conflicts_with(Claim.writing(box(2, 1)))
 
 
 def test_the_whole_mag_conflicts_with_everything_even_work_without_voxels() -> None:
     assert Claim.whole_mag().conflicts_with(Claim())
     assert Claim().conflicts_with(Claim.whole_mag())
-    assert not Claim().conflicts_with(Claim.writing(box(0, 1), GRAIN))
+    assert not Claim().conflicts_with(Claim.writing(box(0, 1)))
 
 
 @given(a=claims, b=claims)
@@ -104,7 +102,7 @@ async def test_disjoint_writes_run_side_by_side() -> None:
             await both.wait()
 
     async with asyncio.timeout(5):
-        await asyncio.gather(work(Claim.writing(box(0, 4), GRAIN)), work(Claim.writing(box(4, 4), GRAIN)))
+        await asyncio.gather(work(Claim.writing(box(0, 4))), work(Claim.writing(box(4, 4))))
 
 
 async def test_work_that_leaves_without_having_started_makes_room() -> None:

@@ -108,6 +108,7 @@ async def server(root: Path, pool: CompressionPool) -> AsyncIterator[Served]:
     async with Storage(Root(str(root)), config, pool) as storage:
         async with served(storage) as server:
             yield server
+        await storage.flush("", to_files=True)
         assert storage.budget.used_bytes == 0
 
 

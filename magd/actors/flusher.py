@@ -1,0 +1,134 @@
+"""Bringing committed boxes from the overlay into the cube files of a mag.
+
+1. A commit wakes it. In a raw mag it begins at once. In a compressed one each cube file that is touched has to be
+   rewritten, so it waits until the oldest entry has a certain age, that many writes share a rewrite; or until there is
+   much to do, memory is short, or somebody asks.
+2. It applies the entries that are there, in order, in a thread. Reads go on: they paint the entries over whatever the
+   files hold meanwhile.
+3. It drops the entries that are in the files now; their memory is given back.
+4. An entry that cannot be applied (a damaged cube file, a full disk) stays, and with it later ones that overlap it:
+   they are committed, and reads see them. The others go on. It tries again after a while; until it succeeds, the mag
+   says what is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from magd.errors import MagdError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from magd.actors.threads import Threads
+    from magd.cubes.mag_files import MagFiles
+    from magd.journal.overlay import Entry, Overlay
+
+log = structlog.get_logger(__name__)
+
+RETRY_SECONDS: Final = 1.0
+MUCH_BYTES: Final = 64 << 20
+"""With so much in the overlay it waits no longer."""
+
+
+class Flusher:
+    """Brings the overlay of one mag into its files.
+
+    :param files: the files of the mag as they are now
+    :param on_applied: called with entries that are in the files now and in the overlay no more
+    :param age_seconds: how old an entry may get in a compressed mag
+    """
+
+    def __init__(
+        self,
+        name: str,
+        overlay: Overlay,
+        threads: Threads,
+        files: Callable[[], MagFiles],
+        *,
+        age_seconds: float,
+        on_applied: Callable[[Sequence[Entry]], None],
+    ) -> None:
+        self._name = name
+        self._overlay = overlay
+        self._threads = threads
+        self._files = files
+        self._age_seconds = age_seconds
+        self._on_applied = on_applied
+        self._wanted = asyncio.Event()
+        self._urgent = asyncio.Event()
+        self._at_work = asyncio.Lock()
+        self.stuck = ""
+        """Why some committed boxes do not get into the files; empty while they do."""
+
+    def wake(self) -> None:
+        """There is something new in the overlay."""
+        self._wanted.set()
+        if self._overlay.size_bytes >= MUCH_BYTES:
+            self.hurry()
+
+    def hurry(self) -> None:
+        """Wait for no further writes."""
+        self._urgent.set()
+
+    async def run(self) -> None:
+        """Flush for ever."""
+        while True:
+            await self._wanted.wait()
+            if self._files().header.block_type.is_compressed:
+                await self._pause(self._age_seconds)
+            self._wanted.clear()
+            self._urgent.clear()
+            try:
+                await self.flush()
+            except MagdError:
+                await self._pause(RETRY_SECONDS)
+                self._wanted.set()
+
+    async def flush(self) -> None:
+        """Bring everything that is in the overlay now into the files.
+
+        :raises MagdError: some of it could not be applied, and is still in the overlay
+        """
+        async with self._at_work:
+            entries = self._overlay.all()
+            if not entries:
+                return
+            applied, error = await self._threads.run(self._apply, entries)
+            self._overlay.drop(applied)
+            self._on_applied(applied)
+            if error is None:
+                self.stuck = ""
+                return
+            if self.stuck != error.message:
+                log.error("committed boxes do not get into the cube files", mag=self._name, error=error.message)
+            self.stuck = error.message
+            raise error
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._urgent.wait()
+        except TimeoutError:
+            pass
+
+    def _apply(self, entries: Sequence[Entry]) -> tuple[list[Entry], MagdError | None]:
+        files = self._files()
+        applied: list[Entry] = []
+        left: list[Entry] = []
+        first_error: MagdError | None = None
+        for entry in entries:
+            if any(entry.box.intersects(earlier.box) for earlier in left):
+                left.append(entry)
+                continue
+            try:
+                files.write(entry.box, entry.data)
+            except MagdError as error:
+                left.append(entry)
+                first_error = first_error or error
+            else:
+                applied.append(entry)
+        return applied, first_error

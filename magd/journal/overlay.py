@@ -1,0 +1,80 @@
+"""Committed boxes that are not in the cube files yet.
+
+1. A committed box is added at the end: later ones lie over earlier ones, as they were committed.
+2. A read takes the entries that touch its box in the moment its turn begins, reads the cube files, and paints the
+   entries over what it read, in order. Whatever a flush does to the files meanwhile, the voxels of an entry it holds
+   come from the entry; and those of an entry that was dropped before came into the files before.
+3. A flush applies entries in order and drops only those it applied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from magd.geometry import Box
+    from magd.voxels import VoxelArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """One committed box."""
+
+    box: Box
+    """In voxels of the mag."""
+    data: VoxelArray
+    """(c, x, y, z), Fortran order; not changed any more."""
+    number: int | None
+    """Of its record in the journal; None if it has none."""
+
+    def paint(self, target: VoxelArray, around: Box) -> None:
+        """Lay its voxels over an array.
+
+        :param target: (c, x, y, z), the voxels of `around`
+        """
+        part = self.box.intersection(around)
+        if not part.is_empty:
+            target[_within(part, around)] = self.data[_within(part, self.box)]
+
+
+class Overlay:
+    """The entries of one mag, in the order of their commits."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Entry, None] = {}
+        self.size_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, entry: Entry) -> None:
+        """Lay a box over all that are there."""
+        self._entries[entry] = None
+        self.size_bytes += entry.data.nbytes
+
+    def all(self) -> tuple[Entry, ...]:
+        """Every entry, in order."""
+        return tuple(self._entries)
+
+    def boxes(self) -> tuple[Box, ...]:
+        """The boxes of all entries, in order."""
+        return tuple(entry.box for entry in self._entries)
+
+    def touching(self, box: Box) -> tuple[Entry, ...]:
+        """The entries that share a voxel with a box, in order."""
+        return tuple(entry for entry in self._entries if entry.box.intersects(box))
+
+    def drop(self, applied: Iterable[Entry]) -> None:
+        """Forget entries that are in the cube files now."""
+        for entry in applied:
+            del self._entries[entry]
+            self.size_bytes -= entry.data.nbytes
+
+
+def _within(part: Box, around: Box) -> tuple[slice, slice, slice, slice]:
+    """Where a part lies in the array of the box around it."""
+    start, end = part.offset - around.offset, part.end - around.offset
+    return slice(None), slice(start.x, end.x), slice(start.y, end.y), slice(start.z, end.z)

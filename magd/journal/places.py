@@ -1,0 +1,61 @@
+"""Where a journal lies, and what its files are called.
+
+    <mag>/.magd/journal/<sequence>.journal        one journal file
+    <mag>/.magd/journal/<sequence>.journal.new    one that is being made
+    <mag>/.magd/journal/<number>.side             the data of the record with this number, where it is large
+
+Sequences and numbers only rise; none is used for a second file. The folder lies inside the mag's, so that rename,
+delete and exchange take it along, and a mag that is made anew does not meet the journal of the one before.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Final
+
+MAGD_FOLDER: Final = ".magd"
+"""The folder inside a mag's folder that belongs to magd."""
+
+_JOURNAL_FOLDER: Final = "journal"
+_DIGITS: Final = 16
+_FILE: Final = re.compile(r"([0-9]{16}|[1-9][0-9]{16,19})\.(journal|journal\.new|side)", re.ASCII)
+_BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
+
+
+def journal_folder(mag_folder: str) -> str:
+    """The folder with the journal files of a mag."""
+    return os.path.join(mag_folder, MAGD_FOLDER, _JOURNAL_FOLDER)
+
+
+def journal_path(folder: str, sequence: int) -> str:
+    """The journal file with this sequence."""
+    return os.path.join(folder, f"{sequence:0{_DIGITS}d}.journal")
+
+
+def new_journal_path(folder: str, sequence: int) -> str:
+    """What the journal file with this sequence is called until it is complete."""
+    return journal_path(folder, sequence) + ".new"
+
+
+def side_path(folder: str, number: int) -> str:
+    """The side file of the record with this number."""
+    return os.path.join(folder, f"{number:0{_DIGITS}d}.side")
+
+
+def parse_name(name: str) -> tuple[str, int] | None:
+    """What a name in the folder stands for.
+
+    :return: `journal`, `journal.new` or `side`, and the sequence or number; None if it is none of the journal's
+    """
+    match = _FILE.fullmatch(name)
+    return None if match is None else (match[2], int(match[1]))
+
+
+def boot_id() -> str:
+    """What tells one run of the machine from the next; empty where the system does not say."""
+    try:
+        with open(_BOOT_ID, encoding="ascii") as file:
+            return file.read().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
