@@ -1,0 +1,405 @@
+"""Random lives of a mag with a journal, crashes at any point of them, and what must hold afterwards.
+
+The mag is a row of voxels. A write fills a range of it with its own index, so that a voxel says which write it is
+from. Beside the real journal on a recorded disk goes a model: what was appended, what is known to be on the disk,
+what the cube files hold in the page cache and for sure.
+
+After a crash anywhere in the log the journal is recovered and checked:
+
+1. Recovery reports no damage.
+2. The writes that come back are whole, were appended, come once, in the order of their records; none whose append was
+   refused, and none that the model says were retired for good.
+3. Applied to what the cube files hold, no voxel is older than the last write it must have: after a kill, the last
+   that was appended; after a power loss, the last that was known to be on the disk.
+4. Those writes have their outcomes, and the bounding box covers them; no outcome says DISK of a write that is lost.
+5. A life goes on after it, and the same holds at the next crash.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from magd.acknowledgement import Durability, Revision
+from magd.errors import MagdError, Reason, Unavailable
+from magd.geometry import BoundingBox, Box
+from magd.journal import journal_file
+from magd.journal.journal import Journal, OldFiles
+from magd.journal.records import FileFormat, Head, Outcome, WriteRecord
+from magd.journal.recovery import Recovery, recover
+from magd.voxels import VoxelFormat
+from tests.journal.recorded_disk import Event, RecordedDisk, after_kill, after_power_loss
+
+ROW = 200
+SIDE_BYTES = 1500
+FORMAT = FileFormat(VoxelFormat.of("uint64", 2), 32, 32, 1)
+_MEMORY = "/dev/shm"
+"""What is lost is simulated, so the files themselves need no disk."""
+_FAULTS = (errno.EIO, errno.ENOSPC, errno.EIO, 0)
+
+
+class Violated(AssertionError):
+    """A promise was broken."""
+
+
+@dataclass
+class Model:
+    """What the test knows, at one time."""
+
+    writes: dict[int, WriteRecord] = field(default_factory=dict)
+    """By index, which rises."""
+    appended: set[int] = field(default_factory=set)
+    maybe: set[int] = field(default_factory=set)
+    """Their append ended with an unknown outcome, or has not ended."""
+    refused: set[int] = field(default_factory=set)
+    durable: set[int] = field(default_factory=set)
+    """On the disk: as a record; or in cube files that were synced, and no older record can come back over it."""
+    retired: set[int] = field(default_factory=set)
+    """Can come back no more."""
+    cached: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(ROW, np.int64))
+    """The cube files as the running machine sees them."""
+    synced: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(ROW, np.int64))
+    """The cube files for sure."""
+
+    def copy(self) -> Model:
+        return Model(
+            dict(self.writes),
+            set(self.appended),
+            set(self.maybe),
+            set(self.refused),
+            set(self.durable),
+            set(self.retired),
+            self.cached.copy(),
+            self.synced.copy(),
+        )
+
+
+def index_of(record: Any) -> int:
+    return int(record.request_id)
+
+
+class Life:
+    """A journal in use, from one crash to the next.
+
+    :param fault_chance: of each action to have a call of the system fail in it
+    """
+
+    def __init__(self, disk: RecordedDisk, model: Model, rng: random.Random, fault_chance: float) -> None:
+        self.disk = disk
+        self.model = model
+        self.rng = rng
+        self.fault_chance = fault_chance
+        self.journal: Journal | None = None
+        self.in_memory: dict[int, WriteRecord] = {}
+        self.outcomes: dict[str, Outcome] = {}
+        self.unsaved = BoundingBox.empty()
+        self.epoch = 0
+        self.counter = 0
+        self.checkpoint: tuple[OldFiles, int] | None = None
+        """One that has begun: the files to retire, and the number of the last record in them."""
+
+    def note(self) -> None:
+        self.disk.note(self.model.copy())
+
+    def head(self) -> Head:
+        return Head(
+            incarnation="i",
+            generation=0,
+            revision=Revision(self.epoch, self.counter),
+            format=FORMAT,
+            unsaved_box=self.unsaved,
+            outcomes=tuple(self.outcomes.values()),
+            boot_id="here",
+        )
+
+    def run(self, actions: int) -> None:
+        self.note()
+        with self.disk.recording():
+            if not self._begin():
+                return
+            for _ in range(actions):
+                if self.rng.random() < self.fault_chance:
+                    number = len(self.disk.calls) + self.rng.randrange(6)
+                    self.disk.faults[number] = self.rng.choice(_FAULTS)
+                    if self.rng.random() < 0.3:
+                        self.disk.faults[number + 1] = errno.EIO
+                self._act()
+            self.disk.faults.clear()
+
+    def end(self) -> None:
+        """The process is gone: its descriptors are closed by the system."""
+        if self.journal is not None:
+            self.journal.close()
+
+    def _begin(self) -> bool:
+        recovery = recover(self.disk.root, FORMAT)
+        if recovery.head is not None:
+            self.epoch = recovery.head.revision.epoch
+            self.unsaved = recovery.head.unsaved_box
+            self.outcomes = {outcome.request_id: outcome for outcome in recovery.head.outcomes}
+        self.epoch += 1
+        try:
+            self.journal = Journal.begin(self.disk.root, recovery, self.head())
+        except MagdError:
+            return False
+        known = [write for write in recovery.writes if write.number <= recovery.durable]
+        again = [write for write in recovery.writes if write.number > recovery.durable]
+        self.in_memory = {write.number: write.read() for write in known}
+        self.in_memory |= {number: write.read() for number, write in enumerate(again, recovery.next_number + 1)}
+        come_back = {index_of(write) for write in recovery.writes}
+        self.model.durable |= come_back
+        self.model.appended |= come_back
+        self.model.retired |= self.model.maybe - come_back
+        self.model.maybe.clear()
+        self.note()
+        self.checkpoint = (self.journal.old_files, recovery.next_number - 1)
+        if self.rng.random() < 0.5:
+            self._end_checkpoint()
+        return True
+
+    def _act(self) -> None:
+        journal = self.journal
+        assert journal is not None
+        if journal.broken:
+            self._rewrite()
+            return
+        action = self.rng.random()
+        if action < 0.62:
+            self._append()
+        elif action < 0.84:
+            self._sync()
+        elif action < 0.94:
+            self._checkpoint()
+        else:
+            self._end_checkpoint()
+
+    def _append(self) -> None:
+        assert self.journal is not None
+        index = len(self.model.writes) + 1
+        size = self.rng.choice((1, 3, 40, 60, 120))
+        box = Box.of((self.rng.randrange(ROW - size), 0, 0), (size, 1, 1))
+        data = FORMAT.voxels.empty(box.size)
+        data[0], data[1] = index, self.rng.getrandbits(63)
+        record = WriteRecord(
+            request_id=str(index),
+            fingerprint=index,
+            box=box,
+            extension=BoundingBox(box.offset, box.size),
+            durability=self.rng.choice((Durability.DISK, Durability.PROCESS)),
+            revision=Revision(self.epoch, self.counter + 1),
+            unix_time=float(index),
+            data=data,
+        )
+        self.model.writes[index] = record
+        self.model.maybe.add(index)
+        self.note()
+        try:
+            number = self.journal.append(record)
+        except Unavailable as error:
+            if error.reason is not Reason.OUTCOME_UNKNOWN or not self.journal.broken:
+                raise Violated("an append with an unknown outcome says so, and breaks the journal") from error
+        except MagdError:
+            self.model.maybe.discard(index)
+            self.model.refused.add(index)
+        else:
+            self.counter += 1
+            self.model.maybe.discard(index)
+            self.model.appended.add(index)
+            self.in_memory[number] = record
+            self.outcomes[record.request_id] = record.outcome
+            self.unsaved = self.unsaved.union(record.extension)
+        self.note()
+
+    def _sync(self) -> None:
+        assert self.journal is not None
+        try:
+            number = self.journal.sync()
+        except Unavailable:
+            assert self.journal.broken
+            number = self.journal.durable
+        self._is_durable(number)
+
+    def _is_durable(self, number: int) -> None:
+        self.model.durable |= {index_of(record) for at, record in self.in_memory.items() if at <= number}
+        self.note()
+
+    def _rewrite(self) -> None:
+        assert self.journal is not None
+        some = {number: record for number, record in self.in_memory.items() if self.rng.random() < 0.7}
+        try:
+            number = self.journal.rewrite(self.head(), some)
+        except Unavailable:
+            assert self.journal.broken
+        else:
+            assert not self.journal.broken
+            assert number == self.journal.last_number
+            self.checkpoint = None  # what is retired next are all files before this one
+            self._is_durable(number)
+
+    def _checkpoint(self) -> None:
+        assert self.journal is not None
+        try:
+            old = self.journal.rotate(self.head())
+        except MagdError:
+            return
+        self.checkpoint = (old, self.journal.last_number - 1)
+        if self.rng.random() < 0.5:
+            self._end_checkpoint()
+
+    def _end_checkpoint(self) -> None:
+        """Bring what old files hold into the cube files, and to the disk if a write of it is promised to be there;
+        then remove them."""
+        if self.checkpoint is None:
+            return
+        assert self.journal is not None
+        old, last = self.checkpoint
+        records = [self.in_memory[number] for number in sorted(self.in_memory) if number <= last]
+        indices = {index_of(record) for record in records}
+        for record in records:
+            self.model.cached[record.box.offset.x : record.box.end.x] = index_of(record)
+        self.note()
+        is_promised = any(record.durability is Durability.DISK for record in records) or indices & self.model.durable
+        if is_promised or self.rng.random() < 0.5:
+            self.model.synced[:] = self.model.cached
+            self.note()
+        try:
+            self.journal.retire(old)
+        except MagdError:
+            # Some may be gone.
+            self.model.synced[:] = self.model.cached
+            self.note()
+            return
+        self.checkpoint = None
+        self.model.retired |= indices
+        if np.array_equal(self.model.synced, self.model.cached):
+            self.model.durable |= indices
+        self.in_memory = {number: record for number, record in self.in_memory.items() if number > last}
+        self.note()
+
+
+@dataclass
+class Tally:
+    """How much was tried."""
+
+    lives: int = 0
+    kills: int = 0
+    power_losses: int = 0
+
+
+def check(recovery: Recovery, model: Model, base: np.ndarray[Any, Any], required: set[int]) -> None:
+    """That a recovery keeps what was promised.
+
+    :param base: what the cube files hold
+    :param required: the writes that must not be lost
+    """
+    last = 0
+    row = base.copy()
+    outcomes = {} if recovery.head is None else {outcome.request_id: outcome for outcome in recovery.head.outcomes}
+    for stored in recovery.writes:
+        record = stored.read()
+        index = index_of(record)
+        if index not in model.writes or not np.array_equal(record.data, model.writes[index].data):
+            raise Violated(f"write {index} is not what was appended")
+        if index in model.refused or index in model.retired or index <= last:
+            raise Violated(f"write {index} must not come here, after {last}")
+        if outcomes.get(str(index)) != model.writes[index].outcome:
+            raise Violated(f"write {index} has no outcome")
+        last = index
+        row[record.box.offset.x : record.box.end.x] = index
+    needed = np.zeros(ROW, np.int64)
+    for index in sorted(required):
+        box = model.writes[index].box
+        needed[box.offset.x : box.end.x] = index
+        if outcomes.get(str(index)) != model.writes[index].outcome:
+            raise Violated(f"write {index} has no outcome, and must not be lost")
+        if recovery.head is None or not recovery.head.unsaved_box.contains(model.writes[index].extension):
+            raise Violated(f"the bounding box does not cover write {index}")
+        if model.writes[index].revision > recovery.head.revision:
+            raise Violated(f"the revision is below that of write {index}")
+    if (row < needed).any():
+        raise Violated(f"voxels are older than they must be: {row[row < needed]} < {needed[row < needed]}")
+    for request_id, outcome in outcomes.items():
+        index = int(request_id)
+        if index in model.refused:
+            raise Violated(f"the refused write {index} has an outcome")
+        box = model.writes[index].box
+        is_there = (row[box.offset.x : box.end.x] >= index).all()
+        if outcome.acknowledgement.durability is Durability.DISK and not is_there:
+            raise Violated(f"write {index} has the outcome DISK and is lost")
+
+
+def run_scenario(
+    seed: int, *, lives: int = 3, actions: int = 14, states: int = 40, fault_chance: float = 0.15
+) -> Tally:
+    """Live, crash in many ways, go on from one of them.
+
+    :raises Violated: a promise was broken; the message has the seed
+    """
+    rng = random.Random(seed)
+    tally = Tally()
+    model = Model()
+    with (
+        tempfile.TemporaryDirectory(dir=_MEMORY if os.path.isdir(_MEMORY) else None) as scratch,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(journal_file, "SIDE_BYTES", SIDE_BYTES)
+        root = Path(scratch, "0")
+        root.mkdir()
+        disk = RecordedDisk(str(root))
+        disk.start_from(root)
+        for number in range(1, lives + 1):
+            first = len(disk.log) + 1
+            # The first life of two ends by a kill that leaves everything unsynced in the memory of the machine.
+            for _ in range(rng.choice((1, 2))):
+                life = Life(disk, model, rng, fault_chance)
+                life.run(actions)
+                life.end()
+                tally.lives += 1
+            ends = [rng.randrange(first, len(disk.log) + 1) for _ in range(states)]
+            try:
+                for at, end in enumerate(ends):
+                    into = Path(scratch, f"{number}-{at}")
+                    model = _crash(disk, end, into, rng, tally)
+                    root = into
+            except Exception as error:
+                error.add_note(f"seed {seed}")
+                raise
+            disk = RecordedDisk(str(root))
+            disk.start_from(root)
+    return tally
+
+
+def _crash(disk: RecordedDisk, end: int, into: Path, rng: random.Random, tally: Tally) -> Model:
+    """Crash at `end` of the log, check, and say what is known then."""
+    before = next(step.what for step in reversed(disk.log[:end]) if isinstance(step, Event))
+    model: Model = before.copy()
+    if rng.random() < 0.3:
+        tally.kills += 1
+        after_kill(disk, end, into, rng)
+        base = model.cached
+        required = model.appended
+    else:
+        tally.power_losses += 1
+        after_power_loss(disk, end, into, rng, rng.choice((0.0, 0.1, 0.5, 0.9, 1.0)))
+        base = np.where(rng.getrandbits(1), model.cached, model.synced)
+        required = model.durable
+    recovery = recover(str(into), FORMAT)
+    check(recovery, model, base, required)
+
+    # What the next life starts with: this is on the disk for sure, and nothing else is.
+    come_back = {index_of(write) for write in recovery.writes}
+    model.retired |= set(model.writes) - come_back
+    model.maybe.clear()
+    model.appended = required | come_back
+    model.durable = required | come_back
+    model.cached = base.copy()
+    model.synced = base.copy()
+    return model

@@ -1,0 +1,156 @@
+"""Whatever moment the process or the machine dies at, and whatever call fails: the promises of the journal hold.
+
+The lives, crashes and promises are in `crash_scenarios`. Each control takes one precaution away; if no promise breaks
+then, the lives are too quiet to prove anything.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from magd.errors import DataLoss
+from magd.journal import format as record_format
+from magd.journal import journal_file, places, recovery
+from magd.journal.journal import Journal
+from magd.journal.journal_file import JournalFile
+from tests.journal.crash_scenarios import Violated, run_scenario
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from magd.journal.journal import OldFiles
+    from magd.journal.records import Head
+    from magd.journal.recovery import Recovery
+
+SCENARIOS = int(os.environ.get("MAGD_JOURNAL_SCENARIOS", "30"))
+"""Each has three lives and 120 crashes."""
+
+
+@pytest.mark.timeout(0)
+def test_no_crash_breaks_a_promise_with_and_without_failing_calls() -> None:
+    crashes = 0
+    for seed in range(SCENARIOS):
+        tally = run_scenario(seed, fault_chance=0.15 if seed % 3 else 0.0)
+        crashes += tally.kills + tally.power_losses
+    assert crashes == SCENARIOS * 3 * 40
+
+
+def _without_syncs(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(JournalFile, "_sync", lambda self: None)
+
+
+def _without_syncs_of_side_files(patch: pytest.MonkeyPatch) -> None:
+    real = JournalFile._sync
+
+    def forget_sides(self: JournalFile) -> None:
+        sides, self._unsynced_sides = self._unsynced_sides, []
+        for side in sides:
+            os.close(side.fd)
+        real(self)
+
+    patch.setattr(JournalFile, "_sync", forget_sides)
+
+
+def _without_syncs_of_the_folder(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(journal_file, "fsync_folder", lambda path: None)
+
+
+def _without_writing_again_what_was_recovered(patch: pytest.MonkeyPatch) -> None:
+    real = Journal.begin
+
+    def begin(mag_folder: str, recovery: Recovery, head: Head) -> Journal:
+        kept = tuple((first, last) for first, last in recovery.void if first <= recovery.durable)
+        return real(mag_folder, replace(recovery, durable=recovery.next_number - 1, void=kept), head)
+
+    patch.setattr(Journal, "begin", begin)
+
+
+def _without_a_sync_before_a_checkpoint(patch: pytest.MonkeyPatch) -> None:
+    real = Journal.rotate
+
+    def rotate(self: Journal, head: Any) -> OldFiles:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(Journal, "sync", lambda self: self.durable)
+            return real(self, head)
+
+    patch.setattr(Journal, "rotate", rotate)
+
+
+def _with_a_sync_of_the_newest_file_only(patch: pytest.MonkeyPatch) -> None:
+    real = Journal.sync
+
+    def sync(self: Journal) -> int:
+        files = [(old, old.file) for old in self._old]
+        for old, _ in files:
+            old.file = None
+        try:
+            return real(self)
+        finally:
+            for old, file in files:
+                old.file = file
+
+    patch.setattr(Journal, "sync", sync)
+
+
+def _with_names_before_contents(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(journal_file, "new_journal_path", places.journal_path)
+
+
+def _with_old_files_removed_newest_first(patch: pytest.MonkeyPatch) -> None:
+    def retire(self: Journal, old_files: OldFiles) -> None:
+        for old in [old for old in reversed(self._old) if old.path in old_files.paths]:
+            self._remove(old)
+
+    patch.setattr(Journal, "retire", retire)
+
+
+def _without_cutting_back(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(JournalFile, "_cut_back", lambda self: None)
+
+
+def _without_declaring_numbers_void(patch: pytest.MonkeyPatch) -> None:
+    real = record_format.encode_head
+    patch.setattr(journal_file, "encode_head", lambda start: real(replace(start, void=())))
+
+
+def _with_a_second_sync_after_one_that_failed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Journal, "_break", lambda self, error: None)
+
+
+def _without_outcomes_of_records(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(recovery, "_merge", lambda newest, writes: newest.start.head)
+
+
+@pytest.mark.parametrize(
+    "take_away",
+    [
+        _without_syncs,
+        _without_syncs_of_side_files,
+        _without_syncs_of_the_folder,
+        _without_writing_again_what_was_recovered,
+        _without_a_sync_before_a_checkpoint,
+        _with_a_sync_of_the_newest_file_only,
+        _with_names_before_contents,
+        _with_old_files_removed_newest_first,
+        _without_cutting_back,
+        _without_declaring_numbers_void,
+        _with_a_second_sync_after_one_that_failed,
+        _without_outcomes_of_records,
+    ],
+    ids=lambda control: control.__name__.strip("_").replace("_", " "),
+)
+def test_control_a_promise_breaks(
+    take_away: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_away(monkeypatch)
+    with pytest.raises((Violated, DataLoss, AssertionError)):
+        _run_many(range(1000, 1060))
+
+
+def _run_many(seeds: range) -> None:
+    for seed in seeds:
+        run_scenario(seed, fault_chance=0.25)
