@@ -33,6 +33,7 @@ from magd.actors.requests import (
     read_cost,
     write_cost,
 )
+from magd.actors.startup import recover_unopened
 from magd.actors.threads import Threads
 from magd.actors.types import (
     Bounds,
@@ -102,6 +103,8 @@ class Storage:
         if not self.config.read_only:
             await self._threads.run(sweep, self._root.path)
         await self._group.__aenter__()
+        if not self.config.read_only:
+            self._group.create_task(recover_unopened(self._root, self._threads, self._registry), name="recovery")
         return self
 
     async def __aexit__(

@@ -661,6 +661,7 @@ async def test_a_check_names_a_damaged_file(server: Served, root: Path) -> None:
     await make_mag(server)
     await write(server, (0, 0, 0), np.ones((20, 4, 4), np.uint8))
     stub = maintenance_stub(server.channel)
+    await stub.Flush(FlushRequest())
 
     async def check() -> tuple[list[str], int, int]:
         responses = [response async for response in stub.Check(CheckRequest(deep=True))]
