@@ -22,7 +22,7 @@ from magd.errors import Busy, Cancelled, DataLoss, InternalError, InvalidRequest
 from tests.support.pool_jobs import Describe, Die, Fail, Hold, fail_to_initialize
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -58,6 +58,13 @@ def watched(*pids: int) -> Iterator[list[int]]:
             os.close(descriptor)
 
 
+@pytest.fixture
+def workers() -> Callable[[], set[int]]:
+    """Tells the pids of the worker processes that came to be in this test."""
+    before = set(multiprocessing.active_children())
+    return lambda: {process.pid or 0 for process in set(multiprocessing.active_children()) - before}
+
+
 def wait_until_ended(descriptors: list[int]) -> None:
     for descriptor in descriptors:
         poll = select.poll()
@@ -75,13 +82,13 @@ def test_jobs_run_in_other_processes_that_are_nice_and_know_their_parent() -> No
         assert pool.statistics.replaced == 0
 
 
-def test_every_worker_exists_when_start_returns() -> None:
+def test_every_worker_exists_when_start_returns(workers: Callable[[], set[int]]) -> None:
     with CompressionPool(3):
-        assert len(multiprocessing.active_children()) == 3
-    assert not multiprocessing.active_children()
+        assert len(workers()) == 3
+    assert not workers()
 
 
-def test_the_workers_outlive_the_thread_that_started_the_pool() -> None:
+def test_the_workers_outlive_the_thread_that_started_the_pool(workers: Callable[[], set[int]]) -> None:
     pool = CompressionPool(1)
     thread = threading.Thread(target=pool.start)
     thread.start()
@@ -89,8 +96,7 @@ def test_the_workers_outlive_the_thread_that_started_the_pool() -> None:
     while os.path.exists(f"/proc/self/task/{thread.native_id}"):
         os.sched_yield()  # Python joins a little before the kernel has ended the thread
     try:
-        [worker] = multiprocessing.active_children()
-        assert pool.submit(Describe()).result().pid == worker.pid
+        assert workers() == {pool.submit(Describe()).result().pid}
         assert pool.statistics.replaced == 0
     finally:
         pool.close()
@@ -199,7 +205,7 @@ def test_a_job_that_waits_can_be_cancelled_and_one_under_way_cannot(tmp_path: Pa
         assert waiting.attempts == 0
 
 
-def test_close_cancels_what_waits_finishes_what_runs_and_leaves_no_process(tmp_path: Path) -> None:
+def test_close_cancels_what_waits_and_finishes_what_runs(tmp_path: Path, workers: Callable[[], set[int]]) -> None:
     gate = Gate(tmp_path)
     pool = CompressionPool(2)
     pool.start()
@@ -220,11 +226,11 @@ def test_close_cancels_what_waits_finishes_what_runs_and_leaves_no_process(tmp_p
     assert second.done()
     with pytest.raises(CancelledError):
         waiting.result()
-    assert not multiprocessing.active_children()
+    assert not workers()
     pool.close()
 
 
-def test_close_can_kill_what_runs(tmp_path: Path) -> None:
+def test_close_can_kill_what_runs(tmp_path: Path, workers: Callable[[], set[int]]) -> None:
     gate = Gate(tmp_path)
     pool = CompressionPool(2)
     pool.start()
@@ -236,7 +242,7 @@ def test_close_can_kill_what_runs(tmp_path: Path) -> None:
         running.result()
     assert running.attempts == 1
     assert pool.statistics.replaced == 0
-    assert not multiprocessing.active_children()
+    assert not workers()
 
 
 def test_a_close_that_waits_can_be_hurried(tmp_path: Path) -> None:
@@ -271,12 +277,12 @@ def test_a_pool_without_workers_is_refused() -> None:
 
 
 def test_a_pool_whose_workers_cannot_be_started_says_so_and_leaves_none(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, workers: Callable[[], set[int]]
 ) -> None:
     monkeypatch.setattr(process, "initialize", fail_to_initialize)
     with pytest.raises(InternalError, match="could not be started"):
         CompressionPool(2).start()
-    assert not multiprocessing.active_children()
+    assert not workers()
 
 
 def test_a_worker_ignores_the_interrupt_key(tmp_path: Path) -> None:
