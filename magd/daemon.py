@@ -132,7 +132,7 @@ def serve(config: DaemonConfig) -> int:
         asyncio.run(_run_until_signal(config))
     except* MagdError as group:
         for error in _leaves(group):
-            sys.stderr.write(f"magd: {error}\n")
+            sys.stderr.write(f"magd: error: {error} [{error.reason}]\n")
         status = CANNOT_START
     return status
 
@@ -223,7 +223,11 @@ def _set_up_log(config: DaemonConfig) -> None:
     render: list[structlog.typing.Processor] = (
         [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
         if is_json
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
     )
     structlog.configure(
         processors=[*facts, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -184,5 +184,5 @@ class Actor(ABC, Generic[MessageT]):
                 retry_after=failure.retry_after,
             )
         if failure is not None:
-            return InternalError(f"{self.name} failed: {failure!r}", metadata={"actor": self.name})
+            return InternalError(f"{self.name} failed by a bug; the log has it", metadata={"actor": self.name})
         return Unavailable(f"{self.name} was closed before it took the request", reason=Reason.ACTOR_STOPPED)

@@ -209,11 +209,14 @@ def test_a_link_in_the_place_of_the_temporaries_is_not_followed(files: MagFiles,
 def test_running_out_of_descriptors_is_an_error(files: MagFiles) -> None:
     expected = files.read(BOTH)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = os.open("/dev/null", os.O_RDONLY)
-    os.close(free)
+    # Descriptors that others closed leave holes below the highest one: they are filled first.
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    filling = [os.open("/dev/null", os.O_RDONLY)]
+    while filling[-1] <= highest:
+        filling.append(os.open("/dev/null", os.O_RDONLY))
 
     def read_with(descriptors: int) -> VoxelArray:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (free + descriptors, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (filling[-1] + 1 + descriptors, hard))
         try:
             return files.read(BOTH)
         finally:
@@ -225,6 +228,8 @@ def test_running_out_of_descriptors_is_an_error(files: MagFiles) -> None:
             read_with(too_few)
         assert caught.value.metadata["errno"] == "EMFILE"
     np.testing.assert_array_equal(read_with(2), expected)
+    for descriptor in filling:
+        os.close(descriptor)
 
 
 def test_a_damaged_header_wkw_is_an_error(files: MagFiles, tmp_path: Path) -> None:
