@@ -203,12 +203,12 @@ def _http_address(config: DaemonConfig, text: str) -> HostPort:
     raise InvalidRequest(f"http {text!r}: expected HOST:PORT", metadata={"field": "http", "value": text})
 
 
-def _leaves(group: BaseExceptionGroup[MagdError]) -> Iterator[BaseException]:
+def _leaves(group: BaseExceptionGroup[MagdError]) -> Iterator[MagdError]:
     for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
+        if isinstance(error, MagdError):
             yield error
+        else:
+            yield from _leaves(error)
 
 
 def _set_up_log(config: DaemonConfig) -> None:
@@ -224,9 +224,7 @@ def _set_up_log(config: DaemonConfig) -> None:
         [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
         if is_json
         else [
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            )
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
         ]
     )
     structlog.configure(

@@ -251,8 +251,6 @@ class Mag:
         """
         if isinstance(value, Mag):
             return value
-        if isinstance(value, bool):
-            raise ValueError(f"mag {value!r} is not a number")
         if isinstance(value, int):
             factor = Vec3.full(value)
         elif isinstance(value, str):
