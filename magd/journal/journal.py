@@ -226,7 +226,7 @@ class Journal:
         """Write every record above `durable` again, into a new journal file that replaces the first attempts. When
         this returns all of it is on the disk, and the journal is not broken any more.
 
-        :param head: as for `rotate`; with all extensions that are not saved, those of these records included
+        :param head: as for `rotate`
         :param in_memory: records by the numbers that `append` returned. Those that are not among them are read from
             the files they were written to
         :return: the highest number that is on the disk now: above those of all records that were written again
@@ -237,7 +237,7 @@ class Journal:
             with self._changing:
                 durable, last = self._durable, self._last_number
                 stored = list(self._not_durable)
-            records = _covered_by_head(in_memory.get(write.number) or write.read() for write in stored)
+            records = (in_memory.get(write.number) or write.read() for write in stored)
             void = ((durable + 1, last),) if durable < last else ()
             try:
                 self._create_next(head, durable=durable, void=void, rewritten=records, count=len(stored))
@@ -377,7 +377,7 @@ def _make_folders(mag_folder: str, folder: str) -> None:
 
 
 def _covered_by_head(records: Iterable[WriteRecord]) -> Iterator[WriteRecord]:
-    """Records that are written again, after a HEAD that has what they extended and is not saved yet."""
+    """Recovered records, to be written behind a HEAD that has what they extended as far as that is not saved yet."""
     for record in records:
         yield replace(record, extension=BoundingBox.empty())
 

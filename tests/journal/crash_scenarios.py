@@ -43,6 +43,7 @@ SIDE_BYTES = 1500
 FORMAT = FileFormat(VoxelFormat.of("uint64", 2), 32, 32, 1)
 _MEMORY = "/dev/shm"
 """What is lost is simulated, so the files themselves need no disk."""
+_CALLS_FOR_FOLDERS = 6
 _FAULTS = (errno.EIO, errno.ENOSPC, errno.EIO, 0)
 
 
@@ -126,13 +127,16 @@ class Life:
             if not self._begin():
                 return
             for _ in range(actions):
-                if self.rng.random() < self.fault_chance:
-                    number = len(self.disk.calls) + self.rng.randrange(6)
-                    self.disk.faults[number] = self.rng.choice(_FAULTS)
-                    if self.rng.random() < 0.3:
-                        self.disk.faults[number + 1] = errno.EIO
+                self._maybe_fail(len(self.disk.calls))
                 self._act()
             self.disk.faults.clear()
+
+    def _maybe_fail(self, first: int) -> None:
+        if self.rng.random() < self.fault_chance:
+            number = first + self.rng.randrange(6)
+            self.disk.faults[number] = self.rng.choice(_FAULTS)
+            if self.rng.random() < 0.3:
+                self.disk.faults[number + 1] = errno.EIO
 
     def end(self) -> None:
         """The process is gone: its descriptors are closed by the system."""
@@ -146,10 +150,14 @@ class Life:
             self.unsaved = recovery.head.unsaved_box
             self.outcomes = {outcome.request_id: outcome for outcome in recovery.head.outcomes}
         self.epoch += 1
+        # Not the making of the folders, which nothing can mend: without them there is no journal.
+        self._maybe_fail(len(self.disk.calls) + _CALLS_FOR_FOLDERS)
         try:
             self.journal = Journal.begin(self.disk.root, recovery, self.head())
         except MagdError:
             return False
+        finally:
+            self.disk.faults.clear()
         known = [write for write in recovery.writes if write.number <= recovery.durable]
         again = [write for write in recovery.writes if write.number > recovery.durable]
         self.in_memory = {write.number: write.read() for write in known}

@@ -148,7 +148,9 @@ class RecordedDisk:
             if is_new:
                 self._names[path] = Inode()
                 self.log.append(Name(path, self._names[path]))
-            self._fds[fd] = path if flags & os.O_DIRECTORY or os.path.isdir(path) else self._names[path]
+            self._fds[fd] = (
+                path if flags & os.O_DIRECTORY or os.path.isdir(path) else self._names.setdefault(path, Inode())
+            )
             return fd
 
         def record_pwritev(fd: int, buffers: Any, offset: int, *flags: Any) -> int:
