@@ -230,10 +230,13 @@ class Journal:
         :param in_memory: records by the numbers that `append` returned. Those that are not among them are read from
             the files they were written to
         :return: the highest number that is on the disk now: above those of all records that were written again
+        :raises NotAllowed: READ_ONLY: the journal is closed
         :raises Unavailable: OUTCOME_UNKNOWN: it failed, the journal is broken still; what was appended may be on the
             disk or not
         """
         with self._syncing:
+            if self._is_closed:
+                self._require_sound()
             with self._changing:
                 durable, last = self._durable, self._last_number
                 stored = list(self._not_durable)
@@ -281,7 +284,7 @@ class Journal:
             self._is_closed = True
             for file in [old.file for old in self._old if old.file is not None] + [self._current]:
                 file.close()
-            self._broken = self._broken or "it is closed"
+            self._broken = "it is closed"
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

@@ -288,12 +288,14 @@ def after_power_loss(disk: RecordedDisk, end: int, into: Path, rng: random.Rando
                     former.append(b"".join(c.data for c in waiting.get(inode, []) if isinstance(c, Write)))
                     former.append(bytes(files.get(inode, b"")))
             case SyncFolder(path):
-                rest_names = []
+                rest_names: list[Name] = []
                 for name in waiting_names.pop(path, []):
                     if id(name) in doubtful:
                         rest_names.append(name)
                     else:
                         _rename(names, name)
+                        # What the folder says of this name now is younger.
+                        rest_names = [older for older in rest_names if older.path != name.path]
                 waiting_names[path] = rest_names
             case FailedSyncFolder(path):
                 doubtful.update(id(name) for name in waiting_names.get(path, []))

@@ -330,6 +330,28 @@ def test_files_that_nothing_names_are_removed_when_a_new_epoch_begins(tmp_path: 
     second.close()
 
 
+def test_a_retired_file_that_comes_back_does_not_count_and_is_removed(tmp_path: Path) -> None:
+    """Its removal did not reach the disk: an older write must not be applied over newer ones that are retired too."""
+    journal = begin(tmp_path)
+    journal.append(make_write(1))
+    first = os.path.join(journal_folder(str(tmp_path)), "0000000000000001.journal")
+    with open(first, "rb") as file:
+        content = file.read()
+    journal.rotate(make_head(1, 1))
+    journal.append(make_write(2))
+    journal.retire(journal.rotate(make_head(1, 2)))
+    journal.append(make_write(3))
+    journal.retire(journal.rotate(make_head(1, 3)))
+    journal.close()
+    with open(first, "wb") as file:
+        file.write(content)
+    recovery = recover(str(tmp_path), FORMAT)
+    assert recovery.writes == ()
+    assert recovery.leftovers == (first,)
+    Journal.begin(str(tmp_path), recovery, make_head(2)).close()
+    assert files_of(tmp_path) == ["0000000000000004.journal", "0000000000000005.journal"]
+
+
 def test_many_unsynced_side_files_do_not_keep_as_many_descriptors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,6 +377,9 @@ def test_a_closed_journal_takes_nothing_and_holds_no_descriptor(tmp_path: Path) 
         journal.append(make_write(3))
     with pytest.raises(NotAllowed, match="closed"):
         journal.sync()
+    with pytest.raises(NotAllowed, match="closed"):
+        journal.rewrite(make_head(1, 2), {})
+    journal.close()
 
 
 def test_syncs_of_other_threads_cover_what_was_appended_before_they_began(tmp_path: Path) -> None:
