@@ -11,10 +11,13 @@ stderr), and a child that uses gRPC hangs or crashes now and then. So
 Each connection remembers the epoch of its channel, and makes a new one in another epoch. The parent's channel
 is kept, unused, for ever: destroying it in the child would touch threads that do not exist there.
 
-Limits: streams without an end (a watch, waiting for an operation) do not hold the gate, or a fork would have to
-wait for them; gRPC writes its line then, and the child may be unlucky. `GRPC_ENABLE_FORK_SUPPORT` must not be
-set to 0: children then hang, so that this is refused. The async client is refused in a child of a process that
-used it.
+Limits:
+
+- Streams without an end (a watch, waiting for an operation) do not hold the gate, or a fork would have to wait for
+  them; gRPC writes its line then, and the child may be unlucky.
+- `GRPC_ENABLE_FORK_SUPPORT` should stay unset. With 0 every child hangs, so that this is refused. With 1 gRPC has
+  handlers of its own, which hang when other threads are in calls.
+- The async client is refused in a child of a process that used it.
 """
 
 from __future__ import annotations

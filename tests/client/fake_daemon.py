@@ -18,7 +18,7 @@ import grpc
 import numpy as np
 from grpc_status import rpc_status
 
-from magd.errors import MagdError, NotFound, Reason, Unavailable
+from magd.errors import InvalidRequest, MagdError, NotFound, Reason, Unavailable
 from magd.geometry import ORIGIN, BoundingBox, Box, Mag, Vec3
 from magd.rpc.errors import status_of
 from magd.v1 import dataset_pb2, maintenance_pb2, operation_pb2, types_pb2, volume_pb2, watch_pb2
@@ -208,6 +208,8 @@ class _Volume(VolumeServiceServicer):
         with fake.lock:
             fake.requests.append(first)
         mag = fake.find(first.name, context)
+        if types_pb2.DataType.Name(first.data_type) != f"DATA_TYPE_{mag.voxels.dtype.name.upper()}":
+            abort(context, InvalidRequest("other voxels", reason=Reason.DATA_TYPE_MISMATCH))
         nbytes = mag.voxels.nbytes(box_of(first.box))
         messages: list[bytes] = [first.data]
         came = threading.Event()

@@ -17,6 +17,7 @@ from magd.errors import (
     DataLoss,
     DiskFull,
     InternalError,
+    InvalidRequest,
     MagdError,
     NotFound,
     OutOfBounds,
@@ -24,9 +25,10 @@ from magd.errors import (
     TooSlow,
     Unavailable,
 )
+from magd.voxels import VoxelFormat
 from magd_client import aio
 from tests.client.conftest import QUICK
-from tests.client.fake_daemon import MAG, FakeDaemon, When
+from tests.client.fake_daemon import MAG, FakeDaemon, FakeMag, When
 
 if TYPE_CHECKING:
     from magd.voxels import VoxelArray
@@ -126,6 +128,7 @@ def test_a_daemon_that_stays_away_is_given_up_at_the_deadline(fake: FakeDaemon, 
     with pytest.raises(Unavailable, match="the daemon drains") as caught:
         mag.write(SMALL, timeout=0.1)
     assert caught.value.reason is Reason.SHUTTING_DOWN
+    assert caught.value.metadata["request_id"] in str(caught.value)
     assert fake.calls["WriteBox"] > 2
 
 
@@ -175,13 +178,17 @@ def test_a_listing_is_repeated_until_it_has_begun_but_not_after(fake: FakeDaemon
 
 def test_a_mag_that_was_made_anew_with_other_voxels_is_noticed(fake: FakeDaemon, mag: magd_client.MagHandle) -> None:
     mag.write(SMALL)
-    other = type(fake.mag)(type(fake.mag.voxels).of("uint16", 1))
-    fake.mags[MAG] = other
+    fake.mags[MAG] = FakeMag(VoxelFormat.of("uint16", 1))
     with pytest.raises(Conflict, match="made anew: it had voxels of uint8, it has voxels of uint16"):
         mag.read((0, 0, 0), (5, 5, 5))
     assert mag.read((0, 0, 0), (5, 5, 5)).dtype == np.uint16
-    fake.mags[MAG] = type(fake.mag)(type(fake.mag.voxels).of("uint8", 1))
+    fake.mags[MAG] = FakeMag(VoxelFormat.of("uint8", 1))
     mag.write(SMALL)
+    fake.mags[MAG] = FakeMag(VoxelFormat.of("uint16", 1))
+    with pytest.raises(InvalidRequest, match="other voxels"):
+        mag.write(SMALL)
+    with pytest.raises(InvalidRequest, match="astype"):
+        mag.write(SMALL)
 
 
 def test_many_threads_share_a_client(fake: FakeDaemon, client: magd_client.Client) -> None:

@@ -39,6 +39,7 @@ def work(mag: magd_client.MagHandle, number: int) -> None:
     for i in range(WRITES):
         value = np.full((5, 5, 5), number * WRITES + i + 1, dtype=np.uint16)
         mag.write(value, offset=(5 * i, 5 * number, 0), durability="none")
+        assert mag.get_info().mag == magd_client.Mag.of(1)
         assert (mag.read((5 * i, 5 * number, 0), (5, 5, 5))[0] == value).all()
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from magd.acknowledgement import Acknowledgement
-from magd.errors import TooSlow
+from magd.errors import TooSlow, Unavailable
 from magd.v1 import types_pb2, volume_pb2
 from magd_client import arrays, convert, methods
 from magd_client._async.connection import Connection, new_request_id
@@ -75,8 +75,8 @@ async def write(target: Target, box: Box, data: VoxelArray, options: WriteOption
 
         try:
             await _for_each_piece(target, box, write_piece)
-        except TooSlow as error:
-            raise TooSlow(
+        except (TooSlow, Unavailable) as error:
+            raise type(error)(
                 f"{error.message}; it is not known whether the write of {box} was committed. "
                 f"The same write with request_id={request_id!r} is applied at most once",
                 reason=error.reason,

@@ -94,7 +94,7 @@ class MagHandle(Sliceable):
         :raises NotAllowed: the daemon or the mag is read-only, or magd does not serve the layer's format
         :raises TooSlow: the time is over. It is not known whether the write was committed: repeat it with the
             request_id in `metadata`
-        :raises Unavailable: the daemon cannot be reached; the outcome may be unknown as well
+        :raises Unavailable: the daemon could not be reached until then; otherwise the same
         :raises DiskFull: the box was not written
         """
         start = vec3_of("offset", offset)
