@@ -38,7 +38,7 @@ def main() -> None:
     for command in COMMANDS:
         assert command in usage.stdout, f"magd --help does not name {command}"
 
-    serve = magd("serve", "x")
+    serve = magd("serve", ".")
     assert serve.returncode != 0, "magd serve ran without the server extra"
     assert "pip install" in serve.stderr, serve.stderr
     assert "magd[server]" in serve.stderr, serve.stderr

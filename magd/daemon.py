@@ -17,15 +17,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
-
-# gRPC reads this when it is imported. Nothing here forks, and its handlers for forks cost and warn.
-os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 import structlog
 from prometheus_client import CollectorRegistry

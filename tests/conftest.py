@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sys
 import tempfile
@@ -22,6 +23,16 @@ class Serve(Protocol):
     """Starts a daemon; takes what `Daemon` takes."""
 
     def __call__(self, root: Path, *options: str, **arguments: Any) -> Daemon: ...
+
+
+@pytest.fixture(autouse=True)
+def _environment() -> Iterator[None]:
+    """What a test, or a command that it runs in this process, sets in the environment ends with the test."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture

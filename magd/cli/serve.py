@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from typing import Any
 
@@ -84,6 +85,8 @@ def serve_command(
       magd serve /data --grpc unix:/run/magd.sock --http none
       magd serve /data --budget 8GiB --workers 16 --log-format json
     """
+    # gRPC reads this when it is imported. A daemon never forks, and the handlers for forks cost and warn.
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     try:
         from magd.actors.types import StorageConfig
         from magd.daemon import DaemonConfig, serve
