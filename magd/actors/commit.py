@@ -41,7 +41,7 @@ from magd.actors.flusher import Flusher
 from magd.actors.opening import format_of
 from magd.actors.sharing import Shared
 from magd.actors.types import CommitEvent
-from magd.errors import MagdError, NotAllowed, Reason
+from magd.errors import MagdError, Reason, Unavailable
 from magd.geometry import BoundingBox
 from magd.journal.journal import Journal
 from magd.journal.overlay import Entry, Overlay
@@ -76,6 +76,7 @@ class CommitPoint:
     :param missing: what a bounding box must be enlarged by to contain one, as far as is known without looking
     :param extend: saves an extension of the layer's bounding box before it returns
     :param on_applied: called with the entries that got into the cube files
+    :param on_broken: called when nothing can be committed through this any more
     """
 
     def __init__(
@@ -93,8 +94,10 @@ class CommitPoint:
         missing: Callable[[BoundingBox], Awaitable[BoundingBox]],
         extend: Callable[[BoundingBox], Awaitable[None]],
         on_applied: Callable[[Sequence[Entry]], None],
+        on_broken: Callable[[], None],
     ) -> None:
         self._name = name
+        self._on_broken = on_broken
         self._folder = folder
         self._files = files
         self._recovery = recovery
@@ -243,7 +246,13 @@ class CommitPoint:
 
     def _refuse_if_broken(self) -> None:
         if self.broken:
-            raise NotAllowed(f"{self._name} takes no writes: {self.broken}", reason=Reason.READ_ONLY)
+            # The next actor recovers from the journal, and may find the disk in order.
+            raise Unavailable(f"{self._name}: {self.broken}", reason=Reason.ACTOR_STOPPED)
+
+    def _break(self, why: str) -> None:
+        log.error("mag is opened anew", mag=str(self._name), why=why)
+        self.broken = why
+        self._on_broken()
 
     # -- the journal ---------------------------------------------------------------------------------------------------
 
@@ -258,7 +267,7 @@ class CommitPoint:
                     self._journal = await self._threads.run(Journal.begin, self._folder, self._recovery, head)
                 except MagdError as error:
                     # Whether the epoch has begun on the disk takes a new recovery to know.
-                    self.broken = f"its journal could not be begun: {error.message}"
+                    self._break(f"its journal could not be begun: {error.message}")
                     raise
         return self._journal
 
@@ -338,8 +347,7 @@ class CommitPoint:
             await self._threads.run(self._files.sync)
         except MagdError as error:
             # A sync that failed once cannot be trusted when it succeeds later: the kernel may have dropped the data.
-            self.broken = f"a sync of its files failed: {error.message}"
-            log.exception("sync of cube files failed", mag=str(self._name), error=error.message)
+            self._break(f"a sync of its files failed: {error.message}")
             raise
         if not self._unsaved.is_empty:
             await self._extend(self._unsaved)

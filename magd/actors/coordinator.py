@@ -130,7 +130,7 @@ class Coordinator:
         _check_etag(etag, snapshot.etag, str(name))
         self._refuse_if_busy(str(name))
         async with self._registry.holding(str(name), dataset=name):
-            folder = self._root.dataset_folder(name)
+            folder = await self._threads.run(self._root.dataset_folder, name)
             return await self._threads.run(folders.trash, self._root, folder)
 
     # -- layers --------------------------------------------------------------------------------------------------
@@ -158,7 +158,8 @@ class Coordinator:
             _same("data_type", voxels.dtype.name, known.voxels and known.voxels.dtype.name)
             _same("num_channels", voxels.num_channels, known.voxels and known.voxels.num_channels)
             return
-        await self._threads.run(folders.create_layer_folder, self._root.dataset_folder(dataset), layer)
+        dataset_folder = await self._threads.run(self._root.dataset_folder, dataset)
+        await self._threads.run(folders.create_layer_folder, dataset_folder, layer)
         edit = AddLayer(layer, category, voxels)
         await self._registry.with_dataset(dataset, lambda actor: actor.change([edit]))
 
@@ -174,7 +175,7 @@ class Coordinator:
             raise AlreadyExists(f"{name.dataset_name}/layers/{new_name} exists", reason=Reason.LAYER_EXISTS)
         self._refuse_if_busy(str(name))
         async with self._registry.holding(str(name)):
-            dataset_folder = self._root.dataset_folder(name.dataset_name)
+            dataset_folder = await self._threads.run(self._root.dataset_folder, name.dataset_name)
             await self._threads.run(folders.rename_layer_folder, dataset_folder, layer.name, new_name)
             edit = RenameLayer(layer.name, new_name)
             await self._registry.with_dataset(name.dataset_name, lambda actor: actor.change([edit]))

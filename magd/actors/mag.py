@@ -216,6 +216,7 @@ class MagActor(Actor[Message]):
                 missing=self._missing,
                 extend=lambda box: self._dataset.extend(self.mag_name.layer, box),
                 on_applied=self._note_changes,
+                on_broken=self.close,
             )
             await self._take_up(opened, point)
             async with asyncio.TaskGroup() as jobs:
@@ -330,11 +331,7 @@ class MagActor(Actor[Message]):
         point = self._point()
         if write.command.bounds is Bounds.REJECT:
             await self._check_bounds(write.command.box)
-        try:
-            acknowledgement = await point.commit(write)
-        finally:
-            if point.broken:
-                self.close()  # the next actor recovers from the journal, and may find the disk in order
+        acknowledgement = await point.commit(write)
         self._writes += 1
         return acknowledgement
 

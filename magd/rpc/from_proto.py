@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from magd.acknowledgement import Durability, Revision
@@ -157,7 +158,10 @@ def mag(factor: types_pb2.Vec3) -> Mag:
 
 
 def voxel_size(message: dataset_pb2.VoxelSize) -> VoxelSize:
-    """The size of a mag-1 voxel; the unit is nanometer by default."""
+    """The size of a mag-1 voxel, each factor above 0; the unit is nanometer by default."""
+    for axis, factor in (("x", message.x), ("y", message.y), ("z", message.z)):
+        if not (0 < factor < math.inf):
+            raise invalid(f"voxel_size.{axis}", factor, "it is not a number above 0")
     return VoxelSize(message.x, message.y, message.z, message.unit or "nanometer")
 
 

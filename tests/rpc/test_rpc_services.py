@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -673,3 +674,14 @@ async def test_a_check_names_a_damaged_file(server: Served, root: Path) -> None:
     files, checked, damaged = await check()
     assert (files, damaged) == (["brain/color/1/z0/y0/x1.wkw"], 1)
     assert checked == 2
+
+
+@pytest.mark.parametrize("size", [VoxelSize(), VoxelSize(x=1, y=-1, z=1), VoxelSize(x=1, y=1, z=math.inf)])
+async def test_a_voxel_size_that_is_none_is_refused_and_leaves_nothing(
+    server: Served, root: Path, size: VoxelSize
+) -> None:
+    stub = dataset_stub(server.channel)
+    failure = await failure_of(stub.CreateDataset(CreateDatasetRequest(dataset_id="brain", voxel_size=size)))
+    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert failure.metadata["field"].startswith("voxel_size.")
+    assert list(root.iterdir()) == []

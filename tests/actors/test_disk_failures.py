@@ -1,0 +1,137 @@
+"""When the disk fails: nothing acknowledged is lost, nothing refused appears, and the mag says what is wrong."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from magd.acknowledgement import Durability
+from magd.actors.storage import Storage
+from magd.actors.types import MagState
+from magd.catalog.root import Root
+from magd.errors import DataLoss, DiskFull, MagdError, Reason, Unavailable
+from tests.actors.conftest import CONFIG
+from tests.support.voxels import make_mag, read, until, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from magd.compression.pool import CompressionPool
+    from magd.voxels import VoxelArray
+
+
+def filled(value: int) -> VoxelArray:
+    return np.full((16, 16, 16), value, dtype="uint8", order="F")
+
+
+@contextmanager
+def failing(
+    monkeypatch: pytest.MonkeyPatch, call: str, error: int, where: Callable[[str], bool], times: int = 10**9
+) -> Iterator[list[str]]:
+    """Let a system call on a descriptor fail for files whose path fits, so many times."""
+    original: Callable[..., Any] = getattr(os, call)
+    failed: list[str] = []
+
+    def fail(descriptor: int, *arguments: Any) -> Any:
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        if where(path) and len(failed) < times:
+            failed.append(path)
+            raise OSError(error, os.strerror(error))
+        return original(descriptor, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        yield failed
+
+
+def in_journal(path: str) -> bool:
+    return "/journal/" in path
+
+
+def in_cube_file(path: str) -> bool:
+    return path.endswith(".wkw")
+
+
+async def test_a_full_disk_refuses_a_write_that_then_never_appears(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pool: CompressionPool
+) -> None:
+    mag = await make_mag(storage)
+    await write(storage, mag, (0, 0, 0), filled(1))
+    with failing(monkeypatch, "pwritev", errno.ENOSPC, in_journal):
+        with pytest.raises(DiskFull):
+            await write(storage, mag, (0, 0, 0), filled(2))
+        assert (await read(storage, mag, (0, 0, 0), (16, 16, 16)) == 1).all()
+    await write(storage, mag, (16, 0, 0), filled(3))
+    assert (await read(storage, mag, (0, 0, 0), (16, 16, 16)) == 1).all()
+    assert storage.status().mags[0].state is MagState.SERVING
+    await storage.drain()
+    async with Storage(Root(str(tmp_path / "root")), CONFIG, pool) as again:
+        assert (await read(again, mag, (0, 0, 0), (16, 16, 16)) == 1).all()
+        assert (await read(again, mag, (16, 0, 0), (16, 16, 16)) == 3).all()
+
+
+async def test_a_sync_of_the_journal_that_fails_once_costs_no_acknowledgement(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mag = await make_mag(storage)
+    await write(storage, mag, (0, 0, 0), filled(1))
+    with failing(monkeypatch, "fdatasync", errno.EIO, in_journal, times=1) as failed:
+        ack = await write(storage, mag, (0, 0, 0), filled(2), durability=Durability.DISK)
+    assert len(failed) == 1
+    assert ack.durability is Durability.DISK
+    assert (await read(storage, mag, (0, 0, 0), (16, 16, 16)) == 2).all()
+    await write(storage, mag, (0, 0, 0), filled(3), durability=Durability.DISK)
+
+
+async def test_a_journal_that_cannot_be_synced_gives_an_unknown_outcome_and_recovers_with_the_disk(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mag = await make_mag(storage)
+    await write(storage, mag, (0, 0, 0), filled(1))
+    with failing(monkeypatch, "fdatasync", errno.EIO, in_journal):
+        with pytest.raises(Unavailable) as unknown:
+            await write(storage, mag, (0, 0, 0), filled(2), durability=Durability.DISK, request_id="retry")
+        assert unknown.value.reason is Reason.OUTCOME_UNKNOWN
+        with pytest.raises(MagdError):
+            await write(storage, mag, (0, 0, 0), filled(9), durability=Durability.PROCESS)
+        assert (await read(storage, mag, (0, 0, 0), (16, 16, 16)) == 1).all()
+    await write(storage, mag, (0, 0, 0), filled(2), durability=Durability.DISK, request_id="retry")
+    assert (await read(storage, mag, (0, 0, 0), (16, 16, 16)) == 2).all()
+
+
+async def test_a_sync_of_cube_files_that_fails_keeps_the_journal_and_the_next_actor_applies_it_again(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mag = await make_mag(storage)
+    await write(storage, mag, (0, 0, 0), filled(1), durability=Durability.DISK)
+    with failing(monkeypatch, "fdatasync", errno.EIO, in_cube_file, times=1) as failed, pytest.raises(DataLoss):
+        await storage.flush("", to_files=True)
+    assert len(failed) == 1
+    assert (await read(storage, mag, (0, 0, 0), (16, 16, 16)) == 1).all()
+    await write(storage, mag, (0, 0, 0), filled(2), durability=Durability.DISK)
+    await storage.flush("", to_files=True)
+    assert (await read(storage, mag, (0, 0, 0), (16, 16, 16)) == 2).all()
+
+
+async def test_boxes_that_do_not_fit_into_the_files_stay_committed_until_there_is_room(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mag = await make_mag(storage)
+    await write(storage, mag, (0, 0, 0), filled(1))
+    await storage.flush("", to_files=True)
+    with failing(monkeypatch, "pwrite", errno.ENOSPC, in_cube_file):
+        await write(storage, mag, (0, 0, 0), filled(2))
+        with pytest.raises(DiskFull):
+            await storage.flush("", to_files=True)
+        assert (await read(storage, mag, (0, 0, 0), (16, 16, 16)) == 2).all()
+        assert "No space" in storage.status().mags[0].reason
+        assert storage.budget.used_bytes > 0
+    await until(lambda: storage.budget.used_bytes == 0)
+    assert storage.status().mags[0].reason == ""
+    assert (await read(storage, mag, (0, 0, 0), (16, 16, 16)) == 2).all()
