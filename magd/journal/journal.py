@@ -323,10 +323,10 @@ class Journal:
 
     def _remove(self, old: _OldFile) -> None:
         with os_errors_of(old.path):
-            if old.file is not None:
-                old.file.close()
-                old.file = None
             unlink_if_there(old.path)
+        if old.file is not None:  # not before: as long as it is there, a sync has to cover it
+            old.file.close()
+            old.file = None
         with self._changing:
             self._old.remove(old)
             while self._not_durable and self._not_durable[0].path == old.path:

@@ -3,7 +3,9 @@
 1. The journal files are read in the order of their sequences (`scan`). Each must have a HEAD, of the same incarnation
    and of files like those that are there now; numbers and epochs must rise from file to file. Files before the oldest
    one that the newest HEAD counts were retired: they are left out.
-2. Records that a later HEAD declares void do not count.
+2. Records that a later HEAD declares void do not count; nor do those with numbers from the one of a later HEAD on. The
+   append of such a record failed, and it was not there when the HEAD was written: what had cut it off did not reach
+   the disk.
 3. Numbers between the first HEAD and the last record that no record has are missing. If one of them was declared to
    be on the disk, by any record or HEAD, the journal is damaged: nothing is replayed, since the writes after it may
    stand on it. Others were being written when the machine stopped, and were promised to nobody: writes around them
@@ -147,7 +149,12 @@ def _read_all(folder: str, sequences: list[int], format: FileFormat) -> list[_So
     if not sequences:
         return []
     newest = _read(folder, sequences[-1], format)
-    return [*(_read(folder, at, format) for at in sequences[:-1] if at >= newest.start.oldest), newest]
+    files = [newest]
+    for sequence in reversed([at for at in sequences[:-1] if at >= newest.start.oldest]):
+        file = _read(folder, sequence, format)
+        below = tuple(write for write in file.writes if write.number < files[0].start.number)
+        files.insert(0, replace(file, writes=below))
+    return files
 
 
 def _read(folder: str, sequence: int, format: FileFormat) -> _SoundFile:  # noqa: A002
@@ -168,9 +175,9 @@ def _check_order(before: _SoundFile, after: _SoundFile) -> None:
         raise _damaged(after.path, f"it is of another incarnation of the mag than {before.path}")
     if after.start.head.revision.epoch < before.start.head.revision.epoch:
         raise _damaged(after.path, f"its epoch is below that of {before.path}")
-    if after.start.number <= before.numbers[-1]:
+    if after.start.number <= before.start.number:
         raise _damaged(
-            after.path, f"it begins with record {after.start.number}; {before.path} ends with {before.numbers[-1]}"
+            after.path, f"it begins with record {after.start.number}, {before.path} with record {before.start.number}"
         )
 
 

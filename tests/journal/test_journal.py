@@ -352,6 +352,27 @@ def test_a_retired_file_that_comes_back_does_not_count_and_is_removed(tmp_path: 
     assert files_of(tmp_path) == ["0000000000000004.journal", "0000000000000005.journal"]
 
 
+def test_a_record_that_was_cut_off_does_not_count_when_it_comes_back(tmp_path: Path) -> None:
+    """The cut was in the memory of the machine when the next epoch began, and did not reach the disk."""
+    journal = begin(tmp_path)
+    journal.append(make_write(1))
+    first = os.path.join(journal_folder(str(tmp_path)), "0000000000000001.journal")
+    size = os.path.getsize(first)
+    journal.append(make_write(2))
+    journal.close()
+    with open(first, "r+b") as file:
+        content = file.read()
+        file.truncate(size)
+    second = begin_again(tmp_path, 2)
+    second.append(make_write(1, epoch=2, value=7))
+    second.sync()
+    second.append(make_write(2, epoch=2, value=8))
+    second.close()
+    with open(first, "wb") as file:
+        file.write(content)
+    assert values(recover(str(tmp_path), FORMAT)) == [1, 7, 8]
+
+
 def test_many_unsynced_side_files_do_not_keep_as_many_descriptors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -229,6 +229,22 @@ def test_removing_files_that_fails_can_be_tried_again(tmp_path: Path) -> None:
         lab.journal.close()
 
 
+def test_a_file_that_could_not_be_removed_is_synced_like_the_others(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    with lab.disk.recording():
+        old = lab.journal.rotate(make_head(1, lab.counter))
+        lab.disk.calls.clear()
+        lab.disk.faults[0] = errno.EIO
+        assert isinstance(lab.attempt(lambda lab: lab.journal.retire(old)), DataLoss)
+        lab.append()
+        lab.disk.calls.clear()
+        assert lab.journal.sync() == lab.journal.last_number
+        assert lab.disk.calls == ["fdatasync", "open", "fsync", "fdatasync", "fdatasync"], (
+            "side file, its name, both files"
+        )
+    lab.journal.close()
+
+
 def test_an_epoch_that_could_not_begin_is_found_or_not_and_the_next_one_begins(tmp_path: Path) -> None:
     def begin(lab: Lab, epoch: int) -> Journal:
         return Journal.begin(lab.folder, recover(lab.folder, FORMAT), make_head(epoch))
