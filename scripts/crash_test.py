@@ -7,9 +7,13 @@ import random
 import sys
 import time
 from dataclasses import fields
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from tests.guarantees.controls import CONTROLS, notice
+from tests.guarantees.histories import Traffic, record_and_check
 from tests.guarantees.kills import MIXES, Figures, kill_rounds, setting_of
+from tests.support.daemon import Daemon
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,20 +25,32 @@ def main(arguments: Sequence[str]) -> int:
     :return: the exit status: 1 if a promise was broken
     """
     given = _parse(arguments)
-    return _kill_at_random(given)
+    seed = random.SystemRandom().getrandbits(32) if given.seed is None else given.seed
+    print(f"seed {seed}", flush=True)
+    if given.controls:
+        return _run_controls(seed)
+    if given.histories:
+        return _record_histories(given.histories, seed)
+    return _kill_at_random(given, seed)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/crash_test",
         description="Kills daemons under load, starts them again, and checks every promise that was made before.",
-        epilog="Without --raw, --compressed or --compress, each round draws one of the three.",
+        epilog="Without --raw, --compressed or --compress, each root has one of the three.",
     )
     parser.add_argument("--rounds", type=int, default=20, help="kills (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="load before a kill, at most (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="draws what is written and when to kill; printed when a round fails")
     parser.add_argument("--durability", choices=sorted(MIXES), default="mixed", help="(default: %(default)s)")
     parser.add_argument("--rounds-per-root", type=int, default=20, help="then it begins with an empty folder")
+    parser.add_argument(
+        "--histories", type=int, metavar="N", help="no kills: record and check N histories of 8 clients"
+    )
+    parser.add_argument(
+        "--controls", action="store_true", help="run programs that are broken on purpose: each must be noticed"
+    )
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--raw", dest="kind", action="store_const", const="raw", help="a raw mag")
     kinds.add_argument("--compressed", dest="kind", action="store_const", const="compressed", help="a compressed mag")
@@ -42,26 +58,48 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _kill_at_random(given: argparse.Namespace) -> int:
-    seed = random.SystemRandom().getrandbits(32) if given.seed is None else given.seed
-    print(f"seed {seed}", flush=True)
-    draw = random.Random(seed)
+def _kill_at_random(given: argparse.Namespace, seed: int) -> int:
     total, done, failures, started = Figures(), 0, 0, time.monotonic()
     while done < given.rounds:
         rounds = min(given.rounds_per_root, given.rounds - done)
-        kind = given.kind or draw.choice(["raw", "compressed", "compress"])
-        figures, failure = kill_rounds(
-            setting_of(kind, MIXES[given.durability], given.seconds), draw.getrandbits(32), rounds
-        )
+        kind = given.kind or random.Random(seed).choice(["raw", "compressed", "compress"])
+        figures, failure = kill_rounds(setting_of(kind, MIXES[given.durability], given.seconds), seed, rounds)
         done += rounds
         for field in fields(figures):
             setattr(total, field.name, getattr(total, field.name) + getattr(figures, field.name))
         print(f"[{time.monotonic() - started:6.0f} s] {kind}: {figures}", flush=True)
         if failure:
             failures += 1
-            print(f"BROKEN, with --{kind} --durability {given.durability}, seed {seed}:\n{failure}", flush=True)
+            again = (
+                f"--{kind} --durability {given.durability} --seconds {given.seconds} --seed {seed} --rounds {rounds}"
+            )
+            print(f"BROKEN; the same again: {again}\n{failure}", flush=True)
+        seed += 1
     print(f"in all: {total}; {failures} failures", flush=True)
     return 1 if failures else 0
+
+
+def _record_histories(count: int, seed: int) -> int:
+    operations = searched = 0
+    with TemporaryDirectory(prefix="magd-histories-") as root, Daemon(root) as daemon:
+        for number in range(count):
+            checked = record_and_check(
+                daemon.grpc, f"history-{number}", Traffic(), seed + number, compressed=number % 2 == 1
+            )
+            operations += checked.operations
+            searched += checked.searched
+            print(f"{number + 1} histories, {operations} operations, {searched} of them in searches", flush=True)
+    return 0
+
+
+def _run_controls(seed: int) -> int:
+    missed = 0
+    for control in CONTROLS:
+        noticed = notice(control, seed, rounds=10)
+        missed += not noticed
+        print(f"{'noticed' if noticed else 'MISSED '}: {control.what}\n    {noticed.splitlines()[:3]}", flush=True)
+    print(f"{len(CONTROLS) - missed} of {len(CONTROLS)} broken programs were noticed")
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc.aio
 import numpy as np
 
+import magd_client
 from magd.geometry import Box, Vec3
 from magd.v1 import types_pb2, volume_pb2, volume_pb2_grpc
 from magd_client import Revision
@@ -60,9 +61,7 @@ class Operation:
 class Traffic:
     """What clients do."""
 
-    mag: str
-    """Its resource name."""
-    edge: int
+    edge: int = 32
     """Of the arena, in voxels. It holds zeros at first."""
     clients: int = 8
     operations: int = 1000
@@ -71,25 +70,56 @@ class Traffic:
     """Their share."""
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was checked of one history."""
+
+    operations: int
+    searched: int
+    """Operations in all searches together."""
+
+
+def record_and_check(address: str, dataset: str, traffic: Traffic, seed: int, *, compressed: bool) -> Checked:
+    """Record a history of a new mag, and check it both ways.
+
+    :param dataset: a name that is free
+    :raises GuaranteeBroken: it cannot be
+    """
+    with magd_client.connect(address) as client:
+        layer = client.create_dataset(dataset, voxel_size=(1, 1, 1)).add_layer(
+            "values", category="segmentation", dtype="uint32"
+        )
+        mag = layer.add_mag("1", block_len=8, file_len=2, compressed=compressed)
+    history = asyncio.run(record(address, mag.name, traffic, seed))
+    check_by_revisions(history, traffic.edge)
+    searched = check_by_search(history, traffic.edge, seed, searches=10, voxels=1)
+    searched += check_by_search(history, traffic.edge, seed + 1, searches=3, voxels=2)
+    return Checked(len(history), searched)
+
+
 # -- recording ---------------------------------------------------------------------------------------------------------
 
 
-async def record(address: str, traffic: Traffic, seed: int) -> list[Operation]:
+async def record(address: str, mag: str, traffic: Traffic, seed: int) -> list[Operation]:
     """Let the clients work.
 
     :param address: HOST:PORT or unix:PATH
+    :param mag: the resource name of one that is empty
     """
     values = itertools.count(1)
     drawn = random.Random(seed)
-    clients = [_Client(number, address, traffic, values, drawn.getrandbits(64)) for number in range(traffic.clients)]
+    clients = [
+        _Client(number, address, mag, traffic, values, drawn.getrandbits(64)) for number in range(traffic.clients)
+    ]
     histories = await asyncio.gather(*(client.run() for client in clients))
     return [operation for history in histories for operation in history]
 
 
 class _Client:
-    def __init__(self, number: int, address: str, traffic: Traffic, values: Iterator[int], seed: int) -> None:
+    def __init__(self, number: int, address: str, mag: str, traffic: Traffic, values: Iterator[int], seed: int) -> None:
         self._number = number
         self._address = address
+        self._mag = mag
         self._traffic = traffic
         self._values = values
         self._random = random.Random(seed)
@@ -111,7 +141,7 @@ class _Client:
 
     async def _write(self, stub: Any, box: Box, value: int) -> Operation:
         request = volume_pb2.WriteBoxRequest(
-            name=self._traffic.mag,
+            name=self._mag,
             box=box_to_proto(box),
             data_type=types_pb2.DATA_TYPE_UINT32,
             num_channels=1,
@@ -125,10 +155,7 @@ class _Client:
 
     async def _read(self, stub: Any, box: Box) -> Operation:
         sent = time.monotonic()
-        parts = [
-            part
-            async for part in stub.ReadBox(volume_pb2.ReadBoxRequest(name=self._traffic.mag, box=box_to_proto(box)))
-        ]
+        parts = [part async for part in stub.ReadBox(volume_pb2.ReadBoxRequest(name=self._mag, box=box_to_proto(box)))]
         done = time.monotonic()
         revision = Revision(parts[0].revision.epoch, parts[0].revision.counter)
         seen = np.frombuffer(b"".join(part.data for part in parts), DTYPE).reshape(tuple(box.size), order="F")
