@@ -16,9 +16,9 @@ turn in the schedule until step 6, so an overlapping read or write runs before a
 
 A checkpoint, so that the journal does not grow for ever:
 
-1. Appends wait, until all that were appended before are visible.
-2. The next journal file is begun; its HEAD has revision, outcomes, and extensions that are not saved. Appends go on.
-3. The overlay is brought into the cube files, the files are synced, extensions are saved.
+1. Appends wait, until all that were appended before are visible. Extensions are saved that could not be before.
+2. The next journal file is begun; its HEAD has revision and outcomes. Appends go on.
+3. The overlay is brought into the cube files, the files are synced.
 4. The journal files before are removed.
 
 A sync of the journal that fails: what is not on the disk is written again, from memory, into a new journal file. If
@@ -323,6 +323,7 @@ class CommitPoint:
             return
         async with self._order:
             await self._all_visible()
+            await self._save_unsaved()
             journal = await self._begun()
             async with self._journal_in_use:
                 if journal.broken:
@@ -341,7 +342,7 @@ class CommitPoint:
             await asyncio.wait([self._last_visible])
 
     async def _bring_to_disk(self) -> None:
-        """Bring the overlay into the cube files, and those and the bounding box to the disk."""
+        """Bring the overlay into the cube files, and those to the disk."""
         await self.flusher.flush()
         try:
             await self._threads.run(self._files.sync)
@@ -349,6 +350,10 @@ class CommitPoint:
             # A sync that failed once cannot be trusted when it succeeds later: the kernel may have dropped the data.
             self._break(f"a sync of its files failed: {error.message}")
             raise
+
+    async def _save_unsaved(self) -> None:
+        """Before the HEAD of the next journal file is written: what is in it is saved again after a crash, and would
+        undo what made the bounding box smaller meanwhile."""
         if not self._unsaved.is_empty:
             await self._extend(self._unsaved)
             self._unsaved = BoundingBox.empty()
@@ -360,6 +365,8 @@ class CommitPoint:
 
         To be called while nothing else touches the mag, and the overlay is empty.
         """
+        # A checkpoint that still runs removes journal files by paths that will be those of the new journal.
+        await self.checkpoint.ended()
         self._incarnation = self._incarnation or uuid.uuid4().hex
         present = self._head(Revision(self.revision.epoch + 1, 0), closed=True)
         head = replace(present, generation=self.generation + 1, format=format_of(header))
@@ -387,6 +394,7 @@ class CommitPoint:
         try:
             if not self.broken and not self._has_nothing_to_bring():
                 await self._all_visible()
+                await self._save_unsaved()
                 await self._bring_to_disk()
                 journal = await self._begun()
                 async with self._journal_in_use:

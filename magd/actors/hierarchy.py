@@ -182,12 +182,28 @@ class Hierarchy:
                     metadata={"field": "etag", "value": ""},
                 )
             edits.append(SetBoundingBox(name.layer, bounding_box))
+            self._check_writable()
+            await self._settle(name)
         if not isinstance(default_view_configuration, Unchanged):
             edits.append(SetDefaultViewConfiguration(name.layer, default_view_configuration))
         if not isinstance(largest_segment_id, Unchanged):
             edits.append(SetLargestSegmentId(name.layer, largest_segment_id))
         await self._change(name.dataset_name, name.layer, edits, etag, request_id)
         return await self.get_layer(name)
+
+    async def _settle(self, name: LayerName) -> None:
+        """Have the journals of a layer's mags forget what extended its bounding box up to now.
+
+        After a crash, extensions in a journal are saved again: with a box that was set in between, that would undo
+        it. What extends the box from here on changes the etag that the new box is conditional on.
+        """
+        snapshot = await self._registry.with_dataset(name.dataset_name, DatasetActor.current)
+        layer = snapshot.properties.layer(name.layer)
+        for mag in layer.mags if layer is not None and not layer.unserved_reason else ():
+            if not mag.unserved_reason:
+                await self._registry.with_mag(
+                    MagName(name.dataset, name.layer, mag.mag), lambda actor: actor.flush(to_files=True)
+                )
 
     async def rename_layer(self, name: LayerName, new_name: str, *, etag: str, request_id: str) -> LayerInfo:
         """Rename a layer and its folder.

@@ -14,35 +14,40 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import structlog
 
+from magd.acknowledgement import Revision
 from magd.actors.actor import Actor, Envelope
 from magd.actors.commit import CommitPoint
 from magd.actors.cube_listing import list_some
+from magd.actors.history import History
 from magd.actors.messages import Describe, Flush, Hold, ListCubeFiles, Message, Read, Write
 from magd.actors.opening import exchange_files, header_of, layer_box, open_mag
 from magd.actors.outcomes import Outcomes
+from magd.actors.requests import outside
 from magd.actors.schedule import Claim, Schedule, Turn
 from magd.actors.types import (
     Bounds,
     ExchangeEvent,
     MagState,
     MagStatus,
+    Mask,
     ReadResult,
     StorageConfig,
     WriteCommand,
 )
 from magd.cubes.layout import split_by_cube_file
-from magd.errors import InternalError, MagdError, OutOfBounds
+from magd.errors import InternalError, MagdError
 from magd.geometry import BoundingBox
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from magd.acknowledgement import Acknowledgement, Revision
+    from magd.acknowledgement import Acknowledgement
     from magd.actors.budget import Lease
     from magd.actors.cube_listing import ListedCubeFile
     from magd.actors.dataset import DatasetActor
@@ -97,6 +102,7 @@ class MagActor(Actor[Message]):
         self._outcomes = Outcomes(config.request_id_window_seconds)
         self._opened: OpenedMag | None = None
         self._commit_point: CommitPoint | None = None
+        self._history = History(Revision(0, 0))
         self._touched: set[Vec3] | None = None
         self._running = 0
         self._writes = 0
@@ -218,6 +224,7 @@ class MagActor(Actor[Message]):
                 on_applied=self._note_changes,
                 on_broken=self.close,
             )
+            self._history = History(point.revision)
             await self._take_up(opened, point)
             async with asyncio.TaskGroup() as jobs:
                 flushing = None if self._root.read_only else jobs.create_task(point.flusher.run())
@@ -331,9 +338,25 @@ class MagActor(Actor[Message]):
         point = self._point()
         if write.command.bounds is Bounds.REJECT:
             await self._check_bounds(write.command.box)
+        if write.command.if_revision is not None:
+            # The write has its turn: no overlapping box is committed between this look and its own commit.
+            self._history.require_unchanged(write.command.if_revision, write.command.box, self.name, point.revision)
+        if write.command.mask is Mask.NONZERO:
+            write = replace(write, command=await self._masked(write.command))
         acknowledgement = await point.commit(write)
+        self._history.add(acknowledgement.revision, write.command.box)
         self._writes += 1
         return acknowledgement
+
+    async def _masked(self, command: WriteCommand) -> WriteCommand:
+        """The same write with what is there now in place of the voxels that are zero."""
+        there = (await self._read_voxels(command.box))[0]
+
+        def lay() -> VoxelArray:
+            np.copyto(there, command.data, where=(command.data != 0).any(axis=0))
+            return there
+
+        return replace(command, data=await self._threads.run(lay))
 
     async def _check_bounds(self, box: Box) -> None:
         bounds = layer_box(await self._dataset.current(), self.mag_name)
@@ -346,6 +369,12 @@ class MagActor(Actor[Message]):
         return BoundingBox.empty() if layer is not None and layer.bounding_box.contains(box) else box
 
     async def _read(self, box: Box) -> ReadResult:
+        data, revision = await self._read_voxels(box)
+        self._reads += 1
+        return ReadResult(box, data, revision)
+
+    async def _read_voxels(self, box: Box) -> tuple[VoxelArray, Revision]:
+        """Files and overlay together, in one step; to be called in a turn."""
         point = self._point()
         revision, entries = point.revision, point.overlay.touching(box)
         files = self._require().files
@@ -356,9 +385,7 @@ class MagActor(Actor[Message]):
                 entry.paint(data, box)
             return data
 
-        data = await self._threads.run(read)
-        self._reads += 1
-        return ReadResult(box, data, revision)
+        return await self._threads.run(read), revision
 
     async def _list(self, listing: ListCubeFiles) -> list[ListedCubeFile]:
         # Pending first: what gets into the files meanwhile is in both.
@@ -383,11 +410,3 @@ class MagActor(Actor[Message]):
     def _point(self) -> CommitPoint:
         assert self._commit_point is not None, "the actor receives after it has opened"
         return self._commit_point
-
-
-def outside(box: Box, bounds: Box, name: MagName) -> OutOfBounds:
-    """The error of a box that leaves the bounding box of its layer."""
-    return OutOfBounds(
-        f"box {box} leaves the bounding box {bounds} of {name}",
-        metadata={"field": "box", "value": box, "limit": bounds},
-    )

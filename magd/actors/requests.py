@@ -3,7 +3,7 @@
 Costs are bytes of memory at the worst moment, charged before the request enters a mailbox:
 
 - a write holds its data until it is applied, and beside it the blocks it covers in part, which are read, changed and
-  written back; into a compressed mag also the encoded form of every block it touches;
+  written back; into a compressed mag also the encoded form of every block it touches; with a mask also what was there;
 - a read holds its result, and the encoded form of the blocks it is decoded from.
 """
 
@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 import xxhash
 
-from magd.errors import InvalidRequest, NotAllowed, Reason
+from magd.actors.types import Mask
+from magd.errors import InvalidRequest, NotAllowed, OutOfBounds, Reason
 
 if TYPE_CHECKING:
     from magd.actors.types import WriteCommand
+    from magd.catalog.names import MagName
     from magd.catalog.root import Root
     from magd.cubes.header import Header
     from magd.geometry import Box
@@ -79,9 +81,9 @@ def check_size(voxels: VoxelFormat, box: Box, limit_bytes: int) -> None:
         )
 
 
-def write_cost(header: Header, box: Box) -> int:
+def write_cost(header: Header, box: Box, mask: Mask) -> int:
     """Bytes of memory that writing a box needs."""
-    data = header.voxels.nbytes(box)
+    data = header.voxels.nbytes(box) * (1 if mask is Mask.ALL else 2)
     blocks = header.voxels.nbytes(box.aligned_outward(header.block_len))
     return data + (blocks if header.block_type.is_compressed else min(blocks, WORKING_BYTES))
 
@@ -93,6 +95,15 @@ def read_cost(header: Header, box: Box) -> int:
 
 def fingerprint_of(command: WriteCommand) -> int:
     """A number that two writes share only if they say the same, for all that matters. Touches every byte."""
-    digest = xxhash.xxh3_64(f"{command.box}|{command.durability}|{command.bounds.value}".encode())
+    condition = (command.box, command.durability, command.bounds, command.mask, command.if_revision)
+    digest = xxhash.xxh3_64("|".join(map(str, condition)).encode())
     digest.update(command.data.reshape(-1, order="F").data.cast("B"))
     return digest.intdigest()
+
+
+def outside(box: Box, bounds: Box, name: MagName) -> OutOfBounds:
+    """The error of a box that leaves the bounding box of its layer."""
+    return OutOfBounds(
+        f"box {box} leaves the bounding box {bounds} of {name}",
+        metadata={"field": "box", "value": box, "limit": bounds},
+    )

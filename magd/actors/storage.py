@@ -20,7 +20,7 @@ from magd.actors.coordinator import Coordinator
 from magd.actors.dataset import DatasetActor
 from magd.actors.events import Events
 from magd.actors.hierarchy import Hierarchy
-from magd.actors.mag import MagActor, MagFacts, outside
+from magd.actors.mag import MagActor, MagFacts
 from magd.actors.opening import layer_box
 from magd.actors.operations import Operations
 from magd.actors.registry import Registry
@@ -30,6 +30,7 @@ from magd.actors.requests import (
     check_voxels,
     check_writable,
     fingerprint_of,
+    outside,
     read_cost,
     write_cost,
 )
@@ -39,6 +40,7 @@ from magd.actors.types import (
     Bounds,
     CubeFileInfo,
     Event,
+    Mask,
     OperationInfo,
     PropertiesEvent,
     ReadResult,
@@ -154,7 +156,9 @@ class Storage:
                 return
             after = some[-1].file.index
 
-    async def check_write(self, name: MagName, box: Box, voxels: VoxelFormat, bounds: Bounds) -> int:
+    async def check_write(
+        self, name: MagName, box: Box, voxels: VoxelFormat, bounds: Bounds, mask: Mask = Mask.ALL
+    ) -> int:
         """Everything that can be said about a write before its data is there.
 
         :return: the bytes of memory to lease for it
@@ -169,7 +173,7 @@ class Storage:
             limit = layer_box(await self._registry.with_dataset(name.dataset_name, DatasetActor.known), name)
             if not limit.contains(box):
                 raise outside(box, limit, name)
-        return write_cost(facts.header, box)
+        return write_cost(facts.header, box, mask)
 
     async def write(self, name: MagName, command: WriteCommand, lease: Lease) -> Acknowledgement:
         """Commit one box. Cancelling the call does not cancel the write; the lease is held until the write is done."""

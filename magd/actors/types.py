@@ -29,6 +29,14 @@ class Bounds(Enum):
     REJECT = "reject"
 
 
+class Mask(Enum):
+    """Which voxels of a box a write changes."""
+
+    ALL = "all"
+    NONZERO = "nonzero"
+    """Those that are not zero, in any channel, in the data."""
+
+
 class Unchanged(Enum):
     """The value of a field that an update does not touch; None means to remove it."""
 
@@ -101,6 +109,9 @@ class WriteCommand:
     """(c, x, y, z), Fortran order. Belongs to the actor from now on."""
     durability: Durability
     bounds: Bounds
+    mask: Mask = Mask.ALL
+    if_revision: Revision | None = None
+    """Refuse the write if an overlapping box was committed after this revision."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from magd.acknowledgement import Durability
-from magd.actors.types import Bounds, MagState, OperationState
+from magd.actors.types import Bounds, MagState, Mask, OperationState
 from magd.cubes.header import BlockType
 from magd.properties.model import LayerCategory
 from magd.v1 import dataset_pb2, maintenance_pb2, operation_pb2, types_pb2, volume_pb2
@@ -40,6 +40,7 @@ DURABILITIES: Final[Mapping[Durability, types_pb2.Durability]] = _numbers(
 CATEGORIES: Final[Mapping[LayerCategory, dataset_pb2.LayerCategory]] = _numbers(
     dataset_pb2.LayerCategory, "LAYER_CATEGORY", {value: value.name for value in LayerCategory}
 )
+MASKS: Final[Mapping[Mask, volume_pb2.Mask]] = _numbers(volume_pb2.Mask, "MASK", {value: value.name for value in Mask})
 BOUNDS: Final[Mapping[Bounds, volume_pb2.Bounds]] = _numbers(
     volume_pb2.Bounds, "BOUNDS", {value: value.name for value in Bounds}
 )

@@ -13,14 +13,14 @@ import math
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from magd.acknowledgement import Durability, Revision
-from magd.actors.types import UNCHANGED, Bounds, Unchanged
+from magd.actors.types import UNCHANGED, Bounds, Mask, Unchanged
 from magd.catalog.names import parse_resource
 from magd.cubes.encode import check_level
 from magd.cubes.header import BlockType
 from magd.errors import InvalidRequest, Reason, Unimplemented
 from magd.geometry import BoundingBox, Box, Mag, Vec3
 from magd.properties.model import LayerCategory, VoxelSize
-from magd.rpc.enums import BLOCK_TYPES, BOUNDS, CATEGORIES, DATA_TYPES, DURABILITIES
+from magd.rpc.enums import BLOCK_TYPES, BOUNDS, CATEGORIES, DATA_TYPES, DURABILITIES, MASKS
 from magd.voxels import VoxelFormat
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from magd.cubes.encode import CompressionLevel
     from magd.properties.forms import JsonObject
-    from magd.v1 import dataset_pb2, operation_pb2, types_pb2
+    from magd.v1 import dataset_pb2, operation_pb2, types_pb2, volume_pb2
 
 DEFAULT_PAGE_SIZE: Final = 100
 MAX_PAGE_SIZE: Final = 1000
@@ -131,6 +131,16 @@ def durability(value: int) -> Durability:
 def bounds(value: int) -> Bounds:
     """What to do outside of the bounding box, by default extend it."""
     return _enum(BOUNDS, value, "bounds", Bounds.EXTEND)
+
+
+def mask(value: int) -> Mask:
+    """Which voxels to change, by default all."""
+    return _enum(MASKS, value, "mask", Mask.ALL)
+
+
+def if_revision(request: volume_pb2.WriteBoxRequest) -> Revision | None:
+    """The condition of a write, or None where it has none."""
+    return revision(request.if_revision) if request.HasField("if_revision") else None
 
 
 def compression_level(request: operation_pb2.CompressMagRequest) -> CompressionLevel:

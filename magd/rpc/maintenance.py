@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from magd.rpc.admission import EdgeConfig
     from magd.rpc.interceptors import Context
 
+_CAPABILITIES: Final = ("journal", "if_revision", "mask_nonzero")
 _FLUSH_LEVELS: Final = frozenset(maintenance_pb2.FlushLevel.values())
 
 
@@ -38,6 +39,7 @@ class MaintenanceService(MaintenanceServiceServicer):
         config = self._storage.config
         return maintenance_pb2.GetServerInfoResponse(
             version=version("magd"),
+            capabilities=_CAPABILITIES,
             limits=maintenance_pb2.Limits(
                 max_box_bytes=config.box_limit_bytes,
                 max_message_bytes=MAX_MESSAGE_BYTES,

@@ -24,7 +24,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from magd.actors.types import Bounds, WriteCommand
+from magd.actors.types import Bounds, Mask, WriteCommand
 from magd.catalog.names import MagName
 from magd.errors import InvalidRequest, Reason, TooSlow, Unimplemented
 from magd.rpc import from_proto, to_proto
@@ -38,11 +38,11 @@ from magd.v1.volume_pb2_grpc import VolumeServiceServicer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from magd.acknowledgement import Durability
+    from magd.acknowledgement import Durability, Revision
     from magd.actors.storage import Storage
     from magd.geometry import Box
     from magd.rpc.interceptors import Context
-    from magd.voxels import VoxelFormat
+    from magd.voxels import VoxelArray, VoxelFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +55,15 @@ class _WriteHeader:
     durability: Durability
     bounds: Bounds
     request_id: str
+    mask: Mask
+    if_revision: Revision | None
 
     @classmethod
     def of(cls, request: volume_pb2.WriteBoxRequest) -> _WriteHeader:
         _refuse_order_and_encoding(request)
-        for field in ("crc32c", "if_revision", "shared_memory"):
+        for field in ("crc32c", "shared_memory"):
             if request.HasField(field):
                 raise refuse(field)
-        if request.mask not in (volume_pb2.MASK_UNSPECIFIED, volume_pb2.MASK_ALL):
-            raise refuse("mask")
         return cls(
             name=MagName.parse(request.name),
             box=from_proto.box(request),
@@ -71,7 +71,13 @@ class _WriteHeader:
             durability=from_proto.durability(request.durability),
             bounds=from_proto.bounds(request.bounds),
             request_id=from_proto.request_id(request.request_id),
+            mask=from_proto.mask(request.mask),
+            if_revision=from_proto.if_revision(request),
         )
+
+    def command(self, data: VoxelArray) -> WriteCommand:
+        """The write, with its data."""
+        return WriteCommand(self.request_id, self.box, data, self.durability, self.bounds, self.mask, self.if_revision)
 
 
 class VolumeService(VolumeServiceServicer):
@@ -88,7 +94,7 @@ class VolumeService(VolumeServiceServicer):
         storage = self._storage
         first = await self._first(request_iterator)
         header = _WriteHeader.of(first)
-        cost = await storage.check_write(header.name, header.box, header.voxels, header.bounds)
+        cost = await storage.check_write(header.name, header.box, header.voxels, header.bounds, header.mask)
         data = take_data(first)
         with await storage.budget.lease(cost) as lease:
             if len(data) < header.voxels.nbytes(header.box):
@@ -96,8 +102,7 @@ class VolumeService(VolumeServiceServicer):
             pace = Pace(self._config)
             array = await receive(data, request_iterator, header.voxels, header.box.size, pace)
             del data  # it is not part of the lease, and the write may take long
-            command = WriteCommand(header.request_id, header.box, array, header.durability, header.bounds)
-            return to_proto.acknowledgement(await storage.write(header.name, command, lease))
+            return to_proto.acknowledgement(await storage.write(header.name, header.command(array), lease))
 
     async def ReadBox(
         self, request: volume_pb2.ReadBoxRequest, context: Context

@@ -222,3 +222,22 @@ async def test_the_async_client_does_it_all_the_same(address: str) -> None:
         with pytest.raises(magd_client.NotFound):
             await client.dataset("nothing").get_info()
         assert [step.files_damaged async for step in client.check()][-1] == 0
+
+
+def test_several_who_correct_labels_at_once_lose_nothing(address: str) -> None:
+    with magd_client.connect(address) as client:
+        mag = make_mag(client)
+        mag.write(np.full((8, 8, 8), 1, np.uint8), offset=(0, 0, 0))
+        seen = mag.get_info().revision
+        correction = np.zeros((8, 8, 8), np.uint8)
+        correction[2] = 7
+        mag.write(correction, offset=(0, 0, 0), only_nonzero=True)
+        expected = np.full((8, 8, 8), 1, np.uint8)
+        expected[2] = 7
+        assert np.array_equal(mag.read(offset=(0, 0, 0), size=(8, 8, 8))[0], expected)
+        with pytest.raises(magd_client.Conflict) as refused:
+            mag.write(correction, offset=(0, 0, 0), if_revision=seen)
+        assert refused.value.reason == "REVISION_MISMATCH"
+        assert np.array_equal(mag.read(offset=(0, 0, 0), size=(8, 8, 8))[0], expected)
+        mag.write(correction, offset=(0, 0, 0), if_revision=mag.get_info().revision)
+        assert np.array_equal(mag.read(offset=(0, 0, 0), size=(8, 8, 8))[0], correction)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from magd.acknowledgement import Acknowledgement, Revision
 from magd.actors.budget import Lease, MemoryBudget
-from magd.actors.types import Bounds, Event, ReadResult, Status, StorageConfig, WriteCommand
+from magd.actors.types import Bounds, Event, Mask, ReadResult, Status, StorageConfig, WriteCommand
 from magd.cubes.header import BlockType, Header
 from magd.errors import NotFound, Reason
 from magd.geometry import ORIGIN, Box, Vec3
@@ -64,7 +64,7 @@ class FakeStorage:
         """Itself, for what takes a real one."""
         return cast("Storage", self)
 
-    async def check_write(self, name: MagName, box: Box, voxels: VoxelFormat, bounds: Bounds) -> int:
+    async def check_write(self, name: MagName, box: Box, voxels: VoxelFormat, bounds: Bounds, mask: Mask) -> int:
         self._check(name)
         return voxels.nbytes(box)
 

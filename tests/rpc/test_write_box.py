@@ -28,11 +28,10 @@ from magd.v1.types_pb2 import (
     ENCODING_LZ4,
     ORDER_C,
     ORDER_FORTRAN,
-    Revision,
     Vec3,
 )
 from magd.v1.types_pb2 import Box as BoxMessage
-from magd.v1.volume_pb2 import BOUNDS_REJECT, MASK_NONZERO, SharedMemory, WriteBoxRequest, WriteBoxResponse
+from magd.v1.volume_pb2 import BOUNDS_REJECT, SharedMemory, WriteBoxRequest, WriteBoxResponse
 from magd.v1.volume_pb2_grpc import VolumeServiceStub
 from magd.voxels import VoxelArray, VoxelFormat
 from tests.rpc.fake_storage import NAME, FakeStorage
@@ -223,8 +222,6 @@ async def test_a_bad_header_is_refused_before_the_storage_is_asked(
         ("order", 17),
         ("encoding", ENCODING_LZ4),
         ("crc32c", 0),
-        ("if_revision", Revision()),
-        ("mask", MASK_NONZERO),
         ("shared_memory", SharedMemory(region="r")),
     ],
 )

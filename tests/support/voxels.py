@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from magd.acknowledgement import Acknowledgement, Durability
-from magd.actors.types import Bounds, OperationInfo, ReadResult, WriteCommand
+from magd.acknowledgement import Acknowledgement, Durability, Revision
+from magd.actors.types import Bounds, Mask, OperationInfo, ReadResult, WriteCommand
 from magd.catalog.names import DatasetName, LayerName, MagName
 from magd.cubes.header import BlockType
 from magd.geometry import Box, Mag, Vec3, Vec3Like
@@ -63,12 +63,15 @@ async def write(
     durability: Durability = Durability.PROCESS,
     bounds: Bounds = Bounds.EXTEND,
     request_id: str | None = None,
+    mask: Mask = Mask.ALL,
+    if_revision: Revision | None = None,
 ) -> Acknowledgement:
     """Write (x, y, z) or (c, x, y, z) data, as a handler does: check, lease, write."""
     whole = np.asfortranarray(data if data.ndim == 4 else data[np.newaxis])
     box = Box(Vec3.of(offset), Vec3.of(whole.shape[1:]))
-    cost = await storage.check_write(mag, box, VoxelFormat.of(whole.dtype, whole.shape[0]), bounds)
-    command = WriteCommand(str(uuid.uuid4()) if request_id is None else request_id, box, whole, durability, bounds)
+    cost = await storage.check_write(mag, box, VoxelFormat.of(whole.dtype, whole.shape[0]), bounds, mask)
+    identifier = str(uuid.uuid4()) if request_id is None else request_id
+    command = WriteCommand(identifier, box, whole, durability, bounds, mask, if_revision)
     with await storage.budget.lease(cost) as lease:
         return await storage.write(mag, command, lease)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from magd.acknowledgement import Acknowledgement
+    from magd.acknowledgement import Acknowledgement, Revision
     from magd.voxels import VoxelArray
     from magd_client.convert import Bounds, DurabilityLike, FlushLevel, Level
     from magd_client.info import CubeFile, MagInfo
@@ -67,6 +67,8 @@ class MagHandle(Sliceable):
         *,
         durability: DurabilityLike | None = None,
         bounds: Bounds = "extend",
+        only_nonzero: bool = False,
+        if_revision: Revision | None = None,
         request_id: str | None = None,
         timeout: float | None = None,
         progress: ProgressLike = None,
@@ -82,6 +84,10 @@ class MagHandle(Sliceable):
         :param offset: first voxel, each component at least 0
         :param durability: "none", "process" or "disk"; None: the client's
         :param bounds: "extend" lets a box that leaves the bounding box enlarge it, "reject" refuses it
+        :param only_nonzero: leave the voxels as they are that are zero, in all channels, in `data`
+        :param if_revision: refuse the write if an overlapping box was, or may have been, committed after this
+            revision: take it from `get_info()` before the read that the data is made from. A box of several
+            pieces is refused piece by piece
         :param request_id: a UUID, to repeat a write whose outcome is unknown; None: a new one
         :param timeout: seconds for all of it; None: by its size
         :param progress: True shows a bar; a function is called with bytes done and in all, from any thread
@@ -90,6 +96,7 @@ class MagHandle(Sliceable):
         :raises InvalidRequest: dtype, channels or dimensions are not the layer's (nothing is cast), or the box
             is not possible
         :raises OutOfBounds: the box leaves the bounding box, with bounds="reject"
+        :raises Conflict: REVISION_MISMATCH: `if_revision` does not hold; read again, then decide
         :raises NotFound: there is no such mag
         :raises NotAllowed: the daemon or the mag is read-only, or magd does not serve the layer's format
         :raises TooSlow: the time is over. It is not known whether the write was committed: repeat it with the
@@ -102,6 +109,8 @@ class MagHandle(Sliceable):
         options = WriteOptions(
             durability=settings.durability if durability is None else convert.durability_of(durability),
             bounds=bounds,
+            only_nonzero=only_nonzero,
+            if_revision=if_revision,
             request_id=request_id,
             timeout=timeout,
             progress=progress,

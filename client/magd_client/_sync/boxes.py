@@ -26,7 +26,7 @@ from magd_client.transfer import Account, Filling, part_of, piece_id
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from magd.acknowledgement import Durability
+    from magd.acknowledgement import Durability, Revision
     from magd.geometry import Box
     from magd.voxels import VoxelArray, VoxelFormat
 
@@ -49,6 +49,8 @@ class WriteOptions:
 
     durability: Durability
     bounds: convert.Bounds = "extend"
+    only_nonzero: bool = False
+    if_revision: Revision | None = None
     request_id: str | None = None
     timeout: float | None = None
     progress: ProgressLike = None
@@ -152,6 +154,8 @@ def _write_piece(
         num_channels=target.voxels.num_channels,
         durability=convert.durability_to_proto(options.durability),
         bounds=convert.bounds_to_proto(options.bounds),
+        mask=volume_pb2.MASK_NONZERO if options.only_nonzero else volume_pb2.MASK_ALL,
+        if_revision=convert.revision_to_proto(options.if_revision),
         request_id=request_id,
         order=types_pb2.ORDER_FORTRAN,
         encoding=types_pb2.ENCODING_RAW,
