@@ -4,6 +4,7 @@
 - Every command `$ magd ...` in a ```console block is run, but for `magd serve`, of which the test starts one. Lines
   behind a command are what it prints; `...` stands for any text.
 - Every ```javascript block is run by Node.js, where the packages of tests/nodejs are installed.
+- Every test that a page names (`tests/FILE.py::NAME`) exists.
 - A comment behind a print (`print(x)  # text`, `console.log(x); // text`) is what it prints.
 """
 
@@ -36,6 +37,7 @@ NODE_MODULES: Final = REPOSITORY / "tests" / "nodejs" / "node_modules"
 
 _FENCE: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK: Final = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+_TEST: Final = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 _PRINTED: Final = re.compile(r"(?:print\(.*\)  # |console\.log\(.*\); // )(.*)$", re.MULTILINE)
 
 
@@ -131,6 +133,16 @@ def test_every_link_leads_to_a_file_and_a_heading_of_it(page: Path) -> None:
         if not target.exists() or (anchor and anchor not in anchors(target)):
             broken.append(link)
     assert broken == []
+
+
+def test_every_test_that_is_named_exists() -> None:
+    missing = []
+    for page in PAGES:
+        for path, name in _TEST.findall(page.read_text()):
+            file = REPOSITORY / path
+            if not file.is_file() or (name and f"def {name}(" not in file.read_text()):
+                missing.append(f"{name_of(page)}: {path} {name}")
+    assert missing == []
 
 
 @pytest.mark.parametrize("page", pages_with("python"), ids=name_of)
