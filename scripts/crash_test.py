@@ -10,9 +10,12 @@ from dataclasses import fields
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from tests.guarantees.attempts import GuaranteeBroken
+from tests.guarantees.changes import CHANGES
 from tests.guarantees.controls import CONTROLS, notice
 from tests.guarantees.histories import Traffic, record_and_check
 from tests.guarantees.kills import MIXES, Figures, kill_rounds, setting_of
+from tests.guarantees.syscalls import run, why_not
 from tests.support.daemon import Daemon
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ def main(arguments: Sequence[str]) -> int:
     print(f"seed {seed}", flush=True)
     if given.controls:
         return _run_controls(seed)
+    if given.every_syscall is not None:
+        return _kill_at_every_syscall(given.every_syscall or list(CHANGES))
     if given.histories:
         return _record_histories(given.histories, seed)
     return _kill_at_random(given, seed)
@@ -47,6 +52,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds-per-root", type=int, default=20, help="then it begins with an empty folder")
     parser.add_argument(
         "--histories", type=int, metavar="N", help="no kills: record and check N histories of 8 clients"
+    )
+    parser.add_argument(
+        "--every-syscall",
+        nargs="*",
+        choices=list(CHANGES),
+        help="kill at every system call that changes files, of these protocols or of all; needs strace",
     )
     parser.add_argument(
         "--controls", action="store_true", help="run programs that are broken on purpose: each must be noticed"
@@ -76,6 +87,21 @@ def _kill_at_random(given: argparse.Namespace, seed: int) -> int:
             print(f"BROKEN; the same again: {again}\n{failure}", flush=True)
         seed += 1
     print(f"in all: {total}; {failures} failures", flush=True)
+    return 1 if failures else 0
+
+
+def _kill_at_every_syscall(names: Sequence[str]) -> int:
+    if why_not():
+        print(f"skipped: {why_not()}")
+        return 0
+    failures = 0
+    for name in names:
+        try:
+            for line in run(CHANGES[name]):
+                print(line, flush=True)
+        except GuaranteeBroken as error:
+            failures += 1
+            print(f"BROKEN: {error}", flush=True)
     return 1 if failures else 0
 
 

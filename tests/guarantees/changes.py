@@ -1,0 +1,242 @@
+"""Protocols that change files, with what must hold when one was cut short at any point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from magd.geometry import Box, Vec3
+from magd_client import NotFound
+from tests.guarantees.attempts import GuaranteeBroken, within
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy.typing as npt
+
+    from magd_client import Client, Layer, MagHandle
+    from tests.guarantees.syscalls import Change
+
+    Voxels = npt.NDArray[np.uint16]
+
+EDGE: Final = 32
+"""Of what is there before: eight cube files."""
+WRITTEN: Final = Box(Vec3(8, 8, 8), Vec3(28, 28, 28))
+"""Over the borders of those, of cube files that do not exist yet, and of the bounding box."""
+REQUEST_ID: Final = "00000000-0000-4000-8000-000000000001"
+
+
+def before() -> Voxels:
+    """What is there before, in an array that is large enough for what comes."""
+    voxels = np.zeros((40, 40, 40), "uint16")
+    voxels[:EDGE, :EDGE, :EDGE] = np.arange(1, EDGE**3 + 1, dtype="uint16").reshape((EDGE, EDGE, EDGE)) // 7
+    return voxels
+
+
+def after_write() -> Voxels:
+    """What is there after a write."""
+    voxels = before()
+    voxels[within(WRITTEN)] = 60000
+    return voxels
+
+
+def make_mag(client: Client, name: str, *, compressed: bool = False) -> MagHandle:
+    """A mag with something in it, all of it in its files."""
+    layer = client.create_dataset(name, voxel_size=(1, 1, 1)).add_layer("l", category="color", dtype="uint16")
+    mag = layer.add_mag("1", block_len=8, file_len=2, compressed=compressed)
+    mag.write(before()[:EDGE, :EDGE, :EDGE])
+    mag.flush()
+    return mag
+
+
+def read(mag: MagHandle) -> Voxels:
+    """All of it."""
+    voxels: Voxels = mag.read((0, 0, 0), (40, 40, 40))[0]
+    return voxels
+
+
+def require(condition: object, what: str) -> None:
+    """:raises GuaranteeBroken: the condition does not hold"""
+    if not condition:
+        raise GuaranteeBroken(what)
+
+
+def layer_of(client: Client, name: str) -> Layer:
+    """The layer of `make_mag`."""
+    return client.dataset(name).layer("l")
+
+
+@dataclass(frozen=True, slots=True)
+class WriteAndFlush:
+    """A write over many cube files that extends the bounding box, then a flush to the files."""
+
+    compressed: bool
+
+    def prepare(self, client: Client, name: str) -> None:
+        """See Change."""
+        make_mag(client, name, compressed=self.compressed)
+
+    def act(self, client: Client, name: str) -> None:
+        """See Change."""
+        self._write(client, name)
+        layer_of(client, name).mag("1").flush()
+
+    def check(self, client: Client, name: str, *, acknowledged: bool) -> None:
+        """See Change."""
+        layer = layer_of(client, name)
+        seen = read(layer.mag("1"))
+        is_there = np.array_equal(seen, after_write())
+        require(is_there or np.array_equal(seen, before()), "the box is torn")
+        require(is_there or not acknowledged, "the box is lost")
+        box = layer.get_bounding_box()
+        if is_there:
+            require(Box(box.offset, box.size).contains(WRITTEN), f"the bounding box {box} does not cover {WRITTEN}")
+        self._write(client, name)
+        require(np.array_equal(read(layer.mag("1")), after_write()), "a retry did not write the box")
+        box = layer.get_bounding_box()
+        require(Box(box.offset, box.size).contains(WRITTEN), f"the bounding box {box} does not cover {WRITTEN}")
+
+    @staticmethod
+    def _write(client: Client, name: str) -> None:
+        data = np.full(tuple(WRITTEN.size), 60000, "uint16")
+        layer_of(client, name).mag("1").write(data, WRITTEN.offset, request_id=REQUEST_ID)
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """A dataset, a layer and a mag."""
+
+    def prepare(self, client: Client, name: str) -> None:
+        """See Change."""
+
+    def act(self, client: Client, name: str) -> None:
+        """See Change."""
+        self._create(client, name, exist_ok=False)
+
+    def check(self, client: Client, name: str, *, acknowledged: bool) -> None:
+        """See Change."""
+        if acknowledged:
+            require(layer_of(client, name).mag("1").get_info().compressed is False, "it is compressed")
+        mag = self._create(client, name, exist_ok=True)
+        require(not read(mag).any(), "a new mag is not empty")
+        mag.write(after_write())
+        require(np.array_equal(read(mag), after_write()), "a new mag does not keep what is written")
+
+    @staticmethod
+    def _create(client: Client, name: str, *, exist_ok: bool) -> MagHandle:
+        dataset = client.create_dataset(name, voxel_size=(1, 1, 1), exist_ok=exist_ok)
+        layer = dataset.add_layer("l", category="color", dtype="uint16", exist_ok=exist_ok)
+        return layer.add_mag("1", block_len=8, file_len=2, exist_ok=exist_ok)
+
+
+@dataclass(frozen=True, slots=True)
+class Compress:
+    """A compression in place of a mag that has writes which are not in its files yet."""
+
+    def prepare(self, client: Client, name: str) -> None:
+        """See Change."""
+        mag = make_mag(client, name)
+        mag.write(np.full(tuple(WRITTEN.size), 60000, "uint16"), WRITTEN.offset, durability="process")
+
+    def act(self, client: Client, name: str) -> None:
+        """See Change."""
+        layer_of(client, name).mag("1").compress().wait()
+
+    def check(self, client: Client, name: str, *, acknowledged: bool) -> None:
+        """See Change."""
+        mag = layer_of(client, name).mag("1")
+        require(np.array_equal(read(mag), after_write()), "voxels differ")
+        require(mag.get_info().compressed or not acknowledged, "it is not compressed")
+        mag.compress().wait()
+        require(np.array_equal(read(mag), after_write()), "voxels differ after another compression")
+        require(mag.get_info().compressed, "it is not compressed after another compression")
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteMag:
+    """A mag is deleted; one that is made in its place is empty."""
+
+    def prepare(self, client: Client, name: str) -> None:
+        """See Change."""
+        make_mag(client, name)
+
+    def act(self, client: Client, name: str) -> None:
+        """See Change."""
+        layer_of(client, name).mag("1").delete()
+
+    def check(self, client: Client, name: str, *, acknowledged: bool) -> None:
+        """See Change."""
+        layer = layer_of(client, name)
+        if layer.list_mags():
+            require(not acknowledged, "it is there still")
+            require(np.array_equal(read(layer.mag("1")), before()), "it was not deleted, but has lost voxels")
+            layer.mag("1").delete()
+        mag = layer.add_mag("1", block_len=8, file_len=2)
+        require(not read(mag).any(), "a new mag has voxels of the one before")
+
+
+@dataclass(frozen=True, slots=True)
+class RenameLayer:
+    """A layer gets another name."""
+
+    def prepare(self, client: Client, name: str) -> None:
+        """See Change."""
+        make_mag(client, name)
+
+    def act(self, client: Client, name: str) -> None:
+        """See Change."""
+        layer_of(client, name).rename("new")
+
+    def check(self, client: Client, name: str, *, acknowledged: bool) -> None:
+        """See Change."""
+        dataset = client.dataset(name)
+        layers = [info.name.rpartition("/")[2] for info in dataset.list_layers()]
+        require(layers in (["l"], ["new"]), f"the layers are {layers}")
+        require(layers == ["new"] or not acknowledged, "it has its old name")
+        require(np.array_equal(read(dataset.layer(layers[0]).mag("1")), before()), "voxels differ")
+        if layers == ["l"]:
+            dataset.layer("l").rename("new")
+            require(np.array_equal(read(dataset.layer("new").mag("1")), before()), "voxels differ in the end")
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteDataset:
+    """A dataset is deleted; its name is free afterwards."""
+
+    def prepare(self, client: Client, name: str) -> None:
+        """See Change."""
+        make_mag(client, name)
+
+    def act(self, client: Client, name: str) -> None:
+        """See Change."""
+        client.dataset(name).delete()
+
+    def check(self, client: Client, name: str, *, acknowledged: bool) -> None:
+        """See Change."""
+        try:
+            client.dataset(name).get_info()
+        except NotFound:
+            pass
+        else:
+            require(not acknowledged, "it is there still")
+            require(np.array_equal(read(layer_of(client, name).mag("1")), before()), "it has lost voxels")
+            client.dataset(name).delete()
+        require(not read(self._make_empty(client, name)).any(), "a new one has voxels of the one before")
+
+    @staticmethod
+    def _make_empty(client: Client, name: str) -> MagHandle:
+        layer = client.create_dataset(name, voxel_size=(1, 1, 1)).add_layer("l", category="color", dtype="uint16")
+        return layer.add_mag("1", block_len=8, file_len=2)
+
+
+CHANGES: Final[Mapping[str, Change]] = {
+    "write-raw": WriteAndFlush(compressed=False),
+    "write-compressed": WriteAndFlush(compressed=True),
+    "create": Create(),
+    "compress": Compress(),
+    "delete-mag": DeleteMag(),
+    "rename-layer": RenameLayer(),
+    "delete-dataset": DeleteDataset(),
+}
