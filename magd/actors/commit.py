@@ -22,7 +22,8 @@ A checkpoint, so that the journal does not grow for ever:
 4. The journal files before are removed.
 
 A sync of the journal that fails: what is not on the disk is written again, from memory, into a new journal file. If
-that fails too, the waiting writes have an unknown outcome, and no write is taken until it is written. A sync of the
+that fails too, the waiting writes have an unknown outcome: they do not become visible, a crash may find them, and once
+the journal is mended they are void. No write is taken until then. A sync of the
 cube files that fails: the journal files stay. The actor ends, and the next one applies them anew.
 """
 
@@ -118,6 +119,8 @@ class CommitPoint:
         self._journal: Journal | None = None
         self._appended = self.revision
         self._records: dict[int, WriteRecord] = {}
+        self._abandoned: set[int] = set()
+        """Numbers of records whose writes were not committed, in a journal that is broken."""
         self._leases: dict[Entry, asyncio.Future[None]] = {}
         self._order = asyncio.Lock()
         self._journal_in_use = asyncio.Lock()
@@ -136,6 +139,16 @@ class CommitPoint:
         self._sync_journal = Shared(self._sync_or_rewrite)
         self.checkpoint = Shared(self._checkpoint)
         """Bring everything that is visible now into the cube files and to the disk, and forget its records."""
+
+    @property
+    def takes_no_writes(self) -> bool:
+        """Whether the disk keeps it from committing anything, as far as this knows."""
+        return bool(self.broken or (self._journal is not None and self._journal.broken))
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the disk, as far as this knows; empty if nothing is."""
+        return self.broken or (self._journal.broken if self._journal else "") or self.flusher.stuck
 
     @property
     def undurable_bytes(self) -> int:
@@ -181,6 +194,12 @@ class CommitPoint:
             if before is not None:
                 await asyncio.wait([before])
             self._show(command, write, acknowledgement, number)
+        except MagdError:
+            if number is not None:
+                # It was never visible. It must not come to lie below later writes when the journal is mended.
+                del self._records[number]
+                self._abandoned.add(number)
+            raise
         finally:
             mine.set_result(None)
         return acknowledgement
@@ -309,7 +328,9 @@ class CommitPoint:
 
         :raises Unavailable: OUTCOME_UNKNOWN: that failed
         """
-        await self._threads.run(journal.rewrite, self._head(self._appended), dict(self._records))
+        head, records, abandoned = self._head(self._appended), dict(self._records), frozenset(self._abandoned)
+        await self._threads.run(journal.rewrite, head, records, without=abandoned)
+        self._abandoned -= abandoned
 
     async def flush(self, *, to_files: bool) -> None:
         """Raise everything that is visible now to DISK; with `to_files` also bring it into the cube files."""

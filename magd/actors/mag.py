@@ -188,11 +188,12 @@ class MagActor(Actor[Message]):
     def status(self) -> MagStatus:
         """How the mag is doing."""
         point = self._commit_point
-        broken = "the daemon serves its root read-only" if self._root.read_only else point.broken if point else ""
+        takes_no_writes = self._root.read_only or (point is not None and point.takes_no_writes)
+        trouble = point.trouble if point else ""
         return MagStatus(
             name=self.mag_name,
-            state=MagState.READ_ONLY if broken else MagState.SERVING,
-            reason=broken or (point.flusher.stuck if point else ""),
+            state=MagState.READ_ONLY if takes_no_writes else MagState.SERVING,
+            reason="the daemon serves its root read-only" if self._root.read_only else trouble,
             queue=max(0, self.owed - self._running),
             running=self._running,
             revision=point.revision if point else None,

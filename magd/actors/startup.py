@@ -2,7 +2,7 @@
 
 Each mag recovers when it is opened, so nothing is ever served that is not whole. But programs that read the files
 directly should find in them what was acknowledged, also in a mag that nobody opens again. So a daemon that starts looks
-at the journal of every mag, one after the other in the background, and opens those that have something in it.
+at the journal of every mag, one after the other in the background, and brings what is in it into the files.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from magd.actors.mag import MagActor
 from magd.actors.opening import format_of, header_of
 from magd.catalog.names import DatasetName, MagName
 from magd.errors import MagdError
@@ -34,11 +33,12 @@ async def recover_unopened(root: Root, threads: Threads, registry: Registry) -> 
             if registry.is_draining:
                 return
             try:
-                await registry.with_mag(name, MagActor.describe)
+                # To its end before the next one: what was recovered is in memory until it is in the cube files.
+                await registry.with_mag(name, lambda actor: actor.flush(to_files=True))
             except MagdError as error:
                 log.warning("mag not recovered", mag=str(name), error=error.message)
             else:
-                log.info("recovering", mag=str(name))
+                log.info("recovered", mag=str(name))
 
 
 def _unfinished(root: Root, dataset: DatasetName) -> list[MagName]:

@@ -39,7 +39,7 @@ from magd.journal.journal_file import JournalFile, unknown
 from magd.journal.places import journal_folder, journal_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from magd.journal.format import Ranges
     from magd.journal.records import Head, WriteRecord
@@ -222,13 +222,14 @@ class Journal:
         self._create_next(head, durable=self.durable, void=(), rewritten=(), count=0)
         return self.old_files
 
-    def rewrite(self, head: Head, in_memory: Mapping[int, WriteRecord]) -> int:
+    def rewrite(self, head: Head, in_memory: Mapping[int, WriteRecord], *, without: Collection[int] = ()) -> int:
         """Write every record above `durable` again, into a new journal file that replaces the first attempts. When
         this returns all of it is on the disk, and the journal is not broken any more.
 
         :param head: as for `rotate`
         :param in_memory: records by the numbers that `append` returned. Those that are not among them are read from
             the files they were written to
+        :param without: numbers of records that shall not count any more: nobody was told that they were committed
         :return: the highest number that is on the disk now: above those of all records that were written again
         :raises NotAllowed: READ_ONLY: the journal is closed
         :raises Unavailable: OUTCOME_UNKNOWN: it failed, the journal is broken still; what was appended may be on the
@@ -239,7 +240,7 @@ class Journal:
                 self._require_sound()
             with self._changing:
                 durable, last = self._durable, self._last_number
-                stored = list(self._not_durable)
+                stored = [write for write in self._not_durable if write.number not in without]
             records = (in_memory.get(write.number) or write.read() for write in stored)
             void = ((durable + 1, last),) if durable < last else ()
             try:

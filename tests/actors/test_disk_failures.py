@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -135,3 +136,23 @@ async def test_boxes_that_do_not_fit_into_the_files_stay_committed_until_there_i
     await until(lambda: storage.budget.used_bytes == 0)
     assert storage.status().mags[0].reason == ""
     assert (await read(storage, mag, (0, 0, 0), (16, 16, 16)) == 2).all()
+
+
+async def test_a_write_of_unknown_outcome_never_comes_to_lie_below_later_ones(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pool: CompressionPool
+) -> None:
+    mag = await make_mag(storage, compressed=True)  # nothing gets into the files by itself for some seconds
+    await write(storage, mag, (0, 0, 0), filled(1))
+    with failing(monkeypatch, "fdatasync", errno.EIO, in_journal):
+        with pytest.raises(Unavailable):
+            await write(storage, mag, (0, 0, 0), filled(2), durability=Durability.DISK)
+        status = storage.status().mags[0]
+        assert (status.state, "Input/output error" in status.reason) == (MagState.READ_ONLY, True)
+    await write(storage, mag, (8, 0, 0), filled(3), durability=Durability.DISK)
+    assert storage.status().mags[0].state is MagState.SERVING
+    seen = await read(storage, mag, (0, 0, 0), (24, 16, 16))
+    crashed = tmp_path / "crashed"
+    shutil.copytree(tmp_path / "root", crashed)
+    async with Storage(Root(str(crashed)), CONFIG, pool) as again:
+        assert np.array_equal(await read(again, mag, (0, 0, 0), (24, 16, 16)), seen)
+    assert (seen[:, :8] == 1).all()
