@@ -95,6 +95,7 @@ class Injected:
     kills: int = 0
     acknowledged: int = 0
     """Protocols that were acknowledged before the kill."""
+    errors: int = 0
 
 
 class SyscallTest:
@@ -154,6 +155,48 @@ class SyscallTest:
             except (GuaranteeBroken, MagdError) as error:
                 raise GuaranteeBroken(f"killed at {call} number {number} of {change}: {error}") from error
         return killed
+
+    def sweep_errors(self, change: Change, call: str, error: str) -> int:
+        """Have every call of one kind fail once.
+
+        :return: how many there were
+        """
+        for number in range(1, AT_MOST):
+            if not self.fail_at(change, call, number, error):
+                return number - 1
+        raise AssertionError(f"more than {AT_MOST} calls of {call}")
+
+    def fail_at(self, change: Change, call: str, number: int, error: str) -> bool:
+        """Have one call fail, and see that the daemon goes on.
+
+        :param error: the name of the error
+        :return: whether there was such a call
+        :raises GuaranteeBroken: things are not as they should be afterwards
+        """
+        name = next(self._names)
+        log = os.path.join(self._folder, "strace.log")
+        with magd_client.connect(self._daemon.grpc, retry=NEVER_AGAIN) as client:
+            change.prepare(client, name)
+            acknowledged = True
+            with self._strace("-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={number}", output=log):
+                try:
+                    change.act(client, name)
+                except MagdError:
+                    acknowledged = False
+        with open(log, encoding="utf-8") as file:
+            failed = "(INJECTED)" in file.read()
+        with magd_client.connect(self._daemon.grpc) as client:
+            try:
+                if self._daemon.status is not None:
+                    raise GuaranteeBroken(f"the daemon has ended\n{self._daemon.log}")
+                if not failed and not acknowledged:
+                    raise GuaranteeBroken("it failed without an error of the system")
+                change.check(client, name, acknowledged=acknowledged)
+                _check_sound(client, name)
+            except (GuaranteeBroken, MagdError) as broken:
+                raise GuaranteeBroken(f"{error} at {call} number {number} of {change}: {broken}") from broken
+        self.figures.errors += failed
+        return failed
 
     def close(self) -> None:
         """Leave no process behind."""
@@ -217,18 +260,30 @@ def _check_sound(client: Client, dataset: str) -> None:
         raise GuaranteeBroken(f"damage: {damage}")
 
 
-def run(change: Change, calls: tuple[str, ...] = CALLS) -> Iterator[str]:
-    """Sweep all calls of one protocol, and tell about each kind that it uses.
+def run(change: Change, *, error: str = "") -> Iterator[str]:
+    """Sweep all calls of one protocol, and tell about each kind that it uses. One that is broken somewhere is left
+    there, and the next kind has its turn.
 
-    :raises GuaranteeBroken: something was not as it should be; the folder is left there
+    :param error: name of the error with which each call fails once; empty: the daemon is killed
+    :raises GuaranteeBroken: in the end, with all that was not as it should be
     """
-    folder = tempfile.mkdtemp(prefix="magd-calls-")
-    test = SyscallTest(folder)
-    try:
-        for call in calls:
-            if count := test.sweep(change, call):
-                yield f"{change}: killed at each of {count} {call}"
-    finally:
-        test.close()
-    yield f"{change}: {test.figures.kills} kills, {test.figures.acknowledged} of them after the acknowledgement"
-    shutil.rmtree(folder)
+    broken: list[str] = []
+    kills = errors = 0
+    for call in CALLS:
+        folder = tempfile.mkdtemp(prefix="magd-calls-")
+        test = SyscallTest(folder)
+        try:
+            count = test.sweep_errors(change, call, error) if error else test.sweep(change, call)
+            if count:
+                yield f"{change}: {error or 'killed'} at each of {count} {call}"
+        except GuaranteeBroken as failure:
+            broken.append(str(failure))
+            yield f"BROKEN {failure}"
+        finally:
+            test.close()
+            shutil.rmtree(folder)
+        kills += test.figures.kills
+        errors += test.figures.errors
+    yield f"{change}: {kills} kills, {errors} errors"
+    if broken:
+        raise GuaranteeBroken("\n".join(broken))
