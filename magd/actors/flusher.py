@@ -61,6 +61,7 @@ class Flusher:
         self._wanted = asyncio.Event()
         self._urgent = asyncio.Event()
         self._at_work = asyncio.Lock()
+        self._stopped = False
         self.stuck = ""
         """Why some committed boxes do not get into the files; empty while they do."""
 
@@ -74,12 +75,21 @@ class Flusher:
         """Wait for no further writes."""
         self._urgent.set()
 
+    def stop(self) -> None:
+        """Have `run` end after what it is doing. It must not be cancelled: its thread would go on, and what it applies
+        late would lie over what others apply meanwhile."""
+        self._stopped = True
+        self._wanted.set()
+        self.hurry()
+
     async def run(self) -> None:
-        """Flush for ever."""
+        """Flush until it is stopped."""
         while True:
             await self._wanted.wait()
-            if self._files().header.block_type.is_compressed:
+            if self._files().header.block_type.is_compressed and not self._stopped:
                 await self._pause(self._age_seconds)
+            if self._stopped:
+                return
             self._wanted.clear()
             self._urgent.clear()
             try:

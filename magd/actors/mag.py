@@ -228,12 +228,12 @@ class MagActor(Actor[Message]):
             self._history = History(point.revision)
             await self._take_up(opened, point)
             async with asyncio.TaskGroup() as jobs:
-                flushing = None if self._root.read_only else jobs.create_task(point.flusher.run())
+                if not self._root.read_only:
+                    jobs.create_task(point.flusher.run())
                 try:
                     await self._take_messages(jobs)
                 finally:
-                    if flushing is not None:
-                        flushing.cancel()
+                    point.flusher.stop()
             if not self._root.read_only:
                 await point.close()
         finally:
