@@ -2,7 +2,8 @@
 
 The history is kept in memory, from the opening of the mag on and up to a number of commits. For a revision that is
 older than what it reaches back to nobody knows: then the answer is that something may have been committed, so that a
-condition never holds by mistake.
+condition never holds by mistake. The same goes for a revision above the one the mag was opened with, but of no later
+epoch: it was committed once, and a crash has taken it.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ MAX_COMMITS: Final = 10_000
 class History:
     """The latest commits of one mag.
 
-    :param revision: of the mag now
+    :param revision: of the mag when it is opened; its next commit begins a new epoch
     """
 
     def __init__(self, revision: Revision) -> None:
+        self._opened_at = revision
         self._reaches_to = revision
         self._commits: deque[tuple[Revision, Box]] = deque()
 
@@ -58,7 +60,8 @@ class History:
 
     def is_unchanged_since(self, revision: Revision, box: Box) -> bool:
         """Whether surely no overlapping box was committed after a revision."""
-        if revision < self._reaches_to:
+        is_lost = revision > self._opened_at and revision.epoch <= self._opened_at.epoch
+        if revision < self._reaches_to or is_lost:
             return False
         for later, changed in reversed(self._commits):
             if later <= revision:

@@ -100,7 +100,7 @@ async def test_a_condition_on_a_state_before_a_restart_holds_if_nothing_came_aft
 
 def test_a_history_that_does_not_reach_back_never_says_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_COMMITS", 2)
-    history = History(Revision(1, 0))
+    history = History(Revision(0, 3))
     far = Box.of((100, 0, 0), (1, 1, 1))
     for counter in range(1, 5):
         history.add(Revision(1, counter), far)
@@ -108,6 +108,12 @@ def test_a_history_that_does_not_reach_back_never_says_unchanged(monkeypatch: py
     assert history.is_unchanged_since(Revision(1, 2), BOX)
     assert not history.is_unchanged_since(Revision(1, 2), far)
     assert history.is_unchanged_since(Revision(1, 4), far)
+
+
+def test_a_revision_that_a_crash_has_taken_is_never_unchanged() -> None:
+    history = History(Revision(2, 5))
+    assert history.is_unchanged_since(Revision(2, 5), BOX)
+    assert not history.is_unchanged_since(Revision(2, 6), BOX)
 
 
 @pytest.mark.parametrize("compressed", [False, True])

@@ -86,3 +86,23 @@ def revision_of(mag: MagHandle) -> Revision:
         mag.read(PLACE, SIZE)
         revision = mag.get_info().revision
     return revision
+
+
+def test_a_condition_on_a_state_that_a_kill_has_taken_does_not_hold(serve: Serve, tmp_path: Path) -> None:
+    daemon = serve(tmp_path)
+    data = np.ones((4, 4, 4), "uint8")
+    with magd_client.connect(daemon.grpc) as client:
+        layer = client.create_dataset("d", voxel_size=(1, 1, 1)).add_layer("l", category="color", dtype="uint8")
+        mag = layer.add_mag("1", block_len=8, file_len=2, compressed=True)
+        mag.write(data, durability="none")
+        seen = revision_of(mag)
+        assert (mag.read((0, 0, 0), (4, 4, 4)) == 1).all()
+    daemon.kill()
+    with magd_client.connect(serve(tmp_path).grpc) as client:
+        mag = client.dataset("d").layer("l").mag("1")
+        assert not mag.read((0, 0, 0), (4, 4, 4)).any(), (
+            "it promised nothing, and in a compressed mag it was not written"
+        )
+        with pytest.raises(Conflict):
+            mag.write(data * 2, if_revision=seen)
+        mag.write(data * 2, if_revision=revision_of(mag))
