@@ -143,10 +143,7 @@ class SyscallTest:
                 # It may also have been killed after the acknowledgement, by what it does afterwards.
         killed = self._daemon.status is not None
         if killed:
-            self._daemon.kill()
-            self._daemon = self._start()
-            self._thread = self._find_thread()
-            self.figures.kills += 1
+            self._restart()
             self.figures.acknowledged += acknowledged
         with magd_client.connect(self._daemon.grpc) as client:
             try:
@@ -166,10 +163,11 @@ class SyscallTest:
                 return number - 1
         raise AssertionError(f"more than {AT_MOST} calls of {call}")
 
-    def fail_at(self, change: Change, call: str, number: int, error: str) -> bool:
+    def fail_at(self, change: Change, call: str, number: int, error: str, *, then_kill: bool = False) -> bool:
         """Have one call fail, and see that the daemon goes on.
 
         :param error: the name of the error
+        :param then_kill: and that what it has acknowledged after the error survives a kill
         :return: whether there was such a call
         :raises GuaranteeBroken: things are not as they should be afterwards
         """
@@ -185,6 +183,8 @@ class SyscallTest:
                     acknowledged = False
         with open(log, encoding="utf-8") as file:
             failed = "(INJECTED)" in file.read()
+        if then_kill and self._daemon.status is None:
+            self._restart()
         with magd_client.connect(self._daemon.grpc) as client:
             try:
                 if self._daemon.status is not None:
@@ -209,6 +209,12 @@ class SyscallTest:
 
     def _start(self) -> Daemon:
         return Daemon(self._root, "--io-threads", "1", "--workers", "1")
+
+    def _restart(self) -> None:
+        self._daemon.kill()
+        self._daemon = self._start()
+        self._thread = self._find_thread()
+        self.figures.kills += 1
 
     def _find_thread(self) -> int:
         """The one that changes files."""

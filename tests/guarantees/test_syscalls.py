@@ -1,5 +1,5 @@
-"""A kill at one system call of a protocol leaves things as before or as after it. `scripts/crash_test --every-syscall`
-does so at each one; here are those at which the most was seen to depend."""
+"""A kill at one system call of a protocol leaves things as before or as after it, and so does an error. With
+`scripts/crash_test --every-syscall` that is done at each one; here are some on which much depends."""
 
 from __future__ import annotations
 
@@ -40,3 +40,20 @@ def test_a_protocol_that_is_killed_at_a_system_call_is_done_or_undone(
     victim: SyscallTest, change: str, call: str, number: int
 ) -> None:
     assert victim.kill_at(CHANGES[change], call, number), "there was no such call"
+
+
+@pytest.mark.parametrize(
+    ("change", "call", "number", "error", "then_kill"),
+    [
+        ("write-raw", "pwritev2", 1, "ENOSPC", False),
+        ("write-raw", "fdatasync", 1, "EIO", False),
+        ("write-raw", "fdatasync", 1, "EIO", True),
+        ("write-raw", "pwrite64", 7, "EIO", True),
+        ("write-compressed", "renameat", 3, "EIO", False),
+        ("write-compressed", "pwrite64", 9, "ENOSPC", False),
+    ],
+)
+def test_a_system_call_that_fails_leaves_a_protocol_done_or_undone_and_the_daemon_at_work(
+    victim: SyscallTest, change: str, call: str, number: int, error: str, then_kill: bool
+) -> None:
+    assert victim.fail_at(CHANGES[change], call, number, error, then_kill=then_kill), "there was no such call"
