@@ -398,7 +398,7 @@ class KillTest:
 def setting_of(kind: str, durabilities: tuple[Durability, ...], seconds: float) -> Setting:
     """What the rounds of one kind are like: "raw", "compressed" or "compress"."""
     if kind == "compress":
-        return Setting(compress=True, durabilities=durabilities, seconds=seconds, writers=3, edge=64, file_len=2)
+        return Setting(compress=True, durabilities=durabilities, seconds=seconds, writers=3, edge=64, file_len=4)
     return Setting(compressed=kind == "compressed", durabilities=durabilities, seconds=seconds)
 
 

@@ -24,7 +24,7 @@ def short_folder() -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("kind", "durability", "rounds"),
-    [("raw", "mixed", 2), ("compressed", "mixed", 2), ("compress", "mixed", 2), ("compressed", "none", 1)],
+    [("raw", "mixed", 2), ("compressed", "mixed", 2), ("compress", "mixed", 3), ("compressed", "none", 1)],
 )
 def test_what_was_acknowledged_is_there_after_a_kill_and_the_rest_is_whole_or_absent(
     short_folder: str, kind: str, durability: str, rounds: int
