@@ -83,27 +83,6 @@ def write_new_file(path: str, content: bytes, *, like: os.stat_result | None = N
         raise
 
 
-def write_file_atomically(path: str, content: bytes) -> None:
-    """Replace the content of a small file, or make it, so that a crash leaves the old one or the new one.
-
-    For files with one writer: the temporary beside it has a fixed name, so that what a crash leaves is taken
-    up by the next write.
-
-    :raises OSError: the file is as it was, unless it was the sync of the folder that failed: then it is new
-        now, and may be old again after a power loss
-    """
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.magd-new")
-    unlink_if_there(temporary)
-    write_new_file(temporary, content)
-    try:
-        os.rename(temporary, path)
-    except BaseException:
-        unlink_if_there(temporary)
-        raise
-    fsync_folder(folder)
-
-
 def unlink_if_there(path: str) -> None:
     """Remove a file; that there is none is fine."""
     try:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from magd import atomic
-from tests.support.crashes import crash_everywhere
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,36 +86,3 @@ def test_a_new_file_is_not_written_over_another(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         atomic.write_new_file(str(path), b"other")
     assert path.read_bytes() == b"abc"
-
-
-def test_a_crash_while_a_file_is_replaced_leaves_the_old_or_the_new_one(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    seen: set[bytes] = set()
-
-    def check(_: object) -> None:
-        seen.add(path.read_bytes())
-        atomic.write_file_atomically(str(path), b"third")
-        assert path.read_bytes() == b"third"
-        assert os.listdir(tmp_path) == ["file"]
-
-    crashes = crash_everywhere(
-        lambda: path.write_bytes(b"old"), lambda _: atomic.write_file_atomically(str(path), b"new"), check
-    )
-    assert crashes >= 8
-    assert seen == {b"old", b"new"}
-
-
-def test_a_replacement_that_fails_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    atomic.write_file_atomically(str(path), b"old")
-    for name in ("fsync", "rename"):
-
-        def fail(*_: object) -> None:
-            raise OSError(errno.EIO, "broken")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(os, name, fail)
-            with pytest.raises(OSError, match="broken"):
-                atomic.write_file_atomically(str(path), b"new")
-        assert path.read_bytes() == b"old"
-        assert os.listdir(tmp_path) == ["file"]

@@ -22,8 +22,9 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from magd.catalog.folders import HEADER_NAME, exchange_mag_folders, recover_exchange, sweep
+from magd.catalog.folders import exchange_mag_folders, recover_exchange, sweep
 from magd.catalog.locks import FolderLock, lock_folder
+from magd.cubes.header import HEADER_FILE, read_header
 from magd.cubes.mag_files import MagFiles
 from magd.errors import MagdError, NotAllowed, NotFound, Reason
 from magd.journal.records import FileFormat
@@ -111,8 +112,7 @@ def header_of(folder: str) -> Header:
     :raises NotFound: MAG_NOT_FOUND: there is none
     :raises DataLoss: it is damaged
     """
-    with MagFiles.open(folder, read_only=True) as files:
-        return files.header
+    return read_header(os.path.join(folder, HEADER_FILE))
 
 
 def format_of(header: Header) -> FileFormat:
@@ -125,7 +125,7 @@ def _check_voxels(name: MagName, files: MagFiles, layer: LayerProperties) -> Non
         raise NotAllowed(
             f"{name}: header.wkw says {files.header.voxels}, the properties of the layer say {layer.voxels}",
             reason=Reason.UNSUPPORTED_DATA_FORMAT,
-            metadata={"file": os.path.join(files.folder, HEADER_NAME), "value": files.header.voxels},
+            metadata={"file": os.path.join(files.folder, HEADER_FILE), "value": files.header.voxels},
         )
 
 

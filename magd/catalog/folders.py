@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 TRASH: Final = os.path.join(".magd", "trash")
 """Where deleted folders go, below the root or the dataset."""
 
-HEADER_NAME: Final = "header.wkw"
-
 _MAX_NAME_BYTES: Final = 255
 _TEMPORARY: Final = re.compile(r"\.(.+\.)?magd-.+", re.DOTALL)
 
@@ -104,7 +102,7 @@ def create_mag_folder(layer_folder: str, mag: Mag, header: Header) -> str:
     with os_errors_of(temporary):
         os.mkdir(temporary)
         try:
-            atomic.write_new_file(os.path.join(temporary, HEADER_NAME), header.to_bytes())
+            atomic.write_new_file(os.path.join(temporary, HEADER_FILE), header.to_bytes())
             atomic.fsync_folder(temporary)
             return adopt_mag_folder(temporary, mag)
         except BaseException:
@@ -283,11 +281,11 @@ def _remove_unfinished_mag(folder: str) -> None:
         return
     except NotADirectoryError:
         entries = [""]
-    if os.path.islink(folder) or not set(entries) <= {HEADER_NAME}:
+    if os.path.islink(folder) or not set(entries) <= {HEADER_FILE}:
         raise AlreadyExists(
             f"{folder} exists and is not empty, though no properties name it",
             reason=Reason.MAG_EXISTS,
             metadata={"file": folder},
         )
-    atomic.unlink_if_there(os.path.join(folder, HEADER_NAME))
+    atomic.unlink_if_there(os.path.join(folder, HEADER_FILE))
     os.rmdir(folder)

@@ -14,7 +14,7 @@ from magd.cli.failures import SERVER_EXTRA, MissingExtra
 from magd.cli.units import SIZE
 
 _SERVER_PACKAGES = frozenset(
-    {"aiohttp", "anyio", "grpc_health", "grpc_reflection", "lz4", "prometheus_client", "structlog", "xxhash"}
+    {"aiohttp", "grpc_health", "grpc_reflection", "lz4", "prometheus_client", "structlog", "xxhash"}
 )
 """What the server extra installs, as it is imported."""
 

@@ -311,7 +311,7 @@ def run_program(program: str, folder: Path) -> subprocess.Popen[str]:
 def test_workers_import_neither_grpc_nor_the_daemon(tmp_path: Path) -> None:
     program = """
 def main():
-    import aiohttp, anyio, grpc, magd.errors
+    import aiohttp, grpc, magd.errors
     from magd.compression.pool import CompressionPool
     from tests.support.pool_jobs import Describe
     with CompressionPool(1) as pool:
@@ -325,7 +325,7 @@ if __name__ == "__main__":
     assert running.returncode == 0
     modules = set(output.split())
     assert "magd.compression.worker" in modules
-    foreign = {"grpc", "google", "aiohttp", "anyio", "structlog", "prometheus_client"}
+    foreign = {"grpc", "google", "aiohttp", "structlog", "prometheus_client"}
     layers = {"magd.cli", "magd.daemon", "magd.rpc", "magd.web", "magd.actors", "magd.journal", "magd.v1"}
     assert not modules & (foreign | layers)
 
