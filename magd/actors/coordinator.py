@@ -178,7 +178,14 @@ class Coordinator:
             dataset_folder = await self._threads.run(self._root.dataset_folder, name.dataset_name)
             await self._threads.run(folders.rename_layer_folder, dataset_folder, layer.name, new_name)
             edit = RenameLayer(layer.name, new_name)
-            await self._registry.with_dataset(name.dataset_name, lambda actor: actor.change([edit]))
+            try:
+                await self._registry.with_dataset(name.dataset_name, lambda actor: actor.change([edit]))
+            except MagdError:
+                # The folder must have the name that the properties have, whichever that is after an error.
+                after = await self._registry.with_dataset(name.dataset_name, DatasetActor.current)
+                if after.properties.layer(new_name) is None:
+                    await self._threads.run(folders.rename_layer_folder, dataset_folder, new_name, layer.name)
+                raise
 
     async def delete_layer(self, name: LayerName, etag: str) -> str:
         """Remove a layer from the properties and move its folder to the trash.

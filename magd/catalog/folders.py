@@ -149,7 +149,12 @@ def rename_layer_folder(dataset_folder: str, old: str, new: str) -> None:
             _rename(source, target, Reason.LAYER_EXISTS)
         except FileNotFoundError:
             return
-        atomic.fsync_folder(dataset_folder)
+        try:
+            atomic.fsync_folder(dataset_folder)
+        except OSError:
+            # The caller will not go on: the folder must have the name that the properties have.
+            _rename(target, source, Reason.LAYER_EXISTS)
+            raise
 
 
 def trash(root: Root, folder: str) -> str:

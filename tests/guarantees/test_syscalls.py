@@ -51,6 +51,9 @@ def test_a_protocol_that_is_killed_at_a_system_call_is_done_or_undone(
         ("write-raw", "pwrite64", 7, "EIO", True),
         ("write-compressed", "renameat", 3, "EIO", False),
         ("write-compressed", "pwrite64", 9, "ENOSPC", False),
+        ("rename-layer", "write", 1, "ENOSPC", False),
+        ("rename-layer", "renameat2", 2, "EIO", False),
+        ("rename-layer", "fsync", 3, "EIO", False),
     ],
 )
 def test_a_system_call_that_fails_leaves_a_protocol_done_or_undone_and_the_daemon_at_work(
