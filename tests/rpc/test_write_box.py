@@ -40,6 +40,8 @@ from tests.rpc.serving import Failure, failure_of, served, volume_stub
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
 
+    from tests.rpc.serving import Served
+
 UINT8 = VoxelFormat.of("uint8", 1)
 
 
@@ -85,6 +87,20 @@ async def until(condition: Any) -> None:
     """Let the event loop turn until something has become true; the test's timeout ends it otherwise."""
     while not condition():  # noqa: ASYNC110  # what is waited for has no event
         await asyncio.sleep(0.001)
+
+
+def code_of_refusal(server: Served, requests: Iterator[WriteBoxRequest]) -> grpc.StatusCode:
+    """The status of a write that is refused while its client sends. Blocks.
+
+    An aio client that sends while the server refuses may see an error of its own instead.
+    """
+    with grpc.insecure_channel(str(server.rpc.address)) as channel:
+        try:
+            VolumeServiceStub(channel).WriteBox(requests)
+        except grpc.RpcError as failed:
+            code: grpc.StatusCode = failed.code()
+            return code
+    raise AssertionError("it was not refused")
 
 
 # -- what is committed ---------------------------------------------------------------------------------------
@@ -320,17 +336,7 @@ async def test_the_data_of_a_refused_write_is_not_read(error: MagdError, code: g
                 yield WriteBoxRequest(data=bytes(1 << 20))
                 sent += 1
 
-        def refused() -> grpc.StatusCode:
-            # An aio client that sends while the server refuses may see an error of its own instead.
-            with grpc.insecure_channel(str(server.rpc.address)) as channel:
-                try:
-                    VolumeServiceStub(channel).WriteBox(endless())
-                except grpc.RpcError as failed:
-                    code: grpc.StatusCode = failed.code()
-                    return code
-            raise AssertionError("it was not refused")
-
-        assert await asyncio.to_thread(refused) is code
+        assert await asyncio.to_thread(code_of_refusal, server, endless()) is code
         # What gRPC reads ahead by itself is all that can have been sent.
         assert sent < 16
     assert storage.committed == []
@@ -449,14 +455,14 @@ async def test_a_client_that_stalls_loses_its_call_and_its_memory() -> None:
 
 async def test_a_client_that_sends_nothing_but_empty_parts_loses_its_call() -> None:
     config = EdgeConfig(stall_seconds=0.2, min_rate_bytes_per_second=1 << 30)
-    async with fake_server(config=config) as (storage, channel):
+    storage = FakeStorage(UINT8)
+    async with served(storage.as_storage(), config=config) as server:
 
-        async def drip() -> AsyncIterator[WriteBoxRequest]:
+        def drip() -> Iterator[WriteBoxRequest]:
             yield header()
             while True:
-                await asyncio.sleep(0.01)
                 yield WriteBoxRequest()
 
-        failure = await failure_of(volume_stub(channel).WriteBox(drip()))
-        assert failure.reason == Reason.TOO_SLOW
-        assert storage.committed == []
+        assert await asyncio.to_thread(code_of_refusal, server, drip()) is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert storage.committed == []
+    assert storage.budget.used_bytes == 0
