@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from google.protobuf.message import Message
 
+from magd.framing import ReadFrame, WriteFrame
 from magd.v1 import dataset_pb2, maintenance_pb2, operation_pb2, volume_pb2, watch_pb2
-from magd_client.framing import ReadFrame, WriteFrame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +71,15 @@ LIST_CUBE_FILES: Final = _method(
 COMPRESS_MAG: Final = _method(
     "OperationService/CompressMag", operation_pb2.CompressMagRequest, operation_pb2.CompressMagResponse
 )
+DECOMPRESS_MAG: Final = _method(
+    "OperationService/DecompressMag", operation_pb2.DecompressMagRequest, operation_pb2.DecompressMagResponse
+)
+RECHUNK_MAG: Final = _method(
+    "OperationService/RechunkMag", operation_pb2.RechunkMagRequest, operation_pb2.RechunkMagResponse
+)
+DOWNSAMPLE_LAYER: Final = _method(
+    "OperationService/DownsampleLayer", operation_pb2.DownsampleLayerRequest, operation_pb2.DownsampleLayerResponse
+)
 GET_OPERATION: Final = _method(
     "OperationService/GetOperation", operation_pb2.GetOperationRequest, operation_pb2.GetOperationResponse
 )
@@ -92,6 +101,9 @@ GET_STATUS: Final = _method(
 )
 FLUSH: Final = _method("MaintenanceService/Flush", maintenance_pb2.FlushRequest, maintenance_pb2.FlushResponse)
 CHECK: Final = _method("MaintenanceService/Check", maintenance_pb2.CheckRequest, maintenance_pb2.CheckResponse)
+REOPEN_MAG: Final = _method(
+    "MaintenanceService/ReopenMag", maintenance_pb2.ReopenMagRequest, maintenance_pb2.ReopenMagResponse
+)
 WRITE_BOX: Final = Method("/magd.v1.VolumeService/WriteBox", WriteFrame.encode, volume_pb2.WriteBoxResponse.FromString)
 READ_BOX: Final = Method(
     "/magd.v1.VolumeService/ReadBox", volume_pb2.ReadBoxRequest.SerializeToString, ReadFrame.decode

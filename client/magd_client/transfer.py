@@ -10,9 +10,9 @@ from magd.errors import Conflict, DataLoss, Reason
 from magd_client import arrays, convert
 
 if TYPE_CHECKING:
+    from magd.framing import ReadFrame
     from magd.geometry import Box
     from magd.voxels import VoxelArray, VoxelFormat
-    from magd_client.framing import ReadFrame
     from magd_client.progress import Meter
 
 

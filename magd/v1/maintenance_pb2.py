@@ -25,41 +25,45 @@ _sym_db = _symbol_database.Default()
 from magd.v1 import types_pb2 as magd_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19magd/v1/maintenance.proto\x12\x07magd.v1\x1a\x13magd/v1/types.proto\"\x16\n\x14GetServerInfoRequest\"\x83\x01\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\x1f\n\x06limits\x18\x03 \x01(\x0b\x32\x0f.magd.v1.Limits\x12\x11\n\tread_only\x18\x04 \x01(\x08\x12\x0f\n\x07\x62oot_id\x18\x05 \x01(\t\"\xf4\x01\n\x06Limits\x12\x15\n\rmax_box_bytes\x18\x01 \x01(\x03\x12\x19\n\x11max_message_bytes\x18\x02 \x01(\x03\x12\x12\n\npart_bytes\x18\x03 \x01(\x03\x12\x14\n\x0c\x62udget_bytes\x18\x04 \x01(\x03\x12+\n\x0emin_durability\x18\x05 \x01(\x0e\x32\x13.magd.v1.Durability\x12!\n\x19request_id_window_seconds\x18\x06 \x01(\x03\x12\x1b\n\x13max_boxes_in_flight\x18\x07 \x01(\x05\x12!\n\x19min_rate_bytes_per_second\x18\x08 \x01(\x03\"\x12\n\x10GetStatusRequest\"\xb2\x01\n\x11GetStatusResponse\x12 \n\x04mags\x18\x01 \x03(\x0b\x32\x12.magd.v1.MagStatus\x12\x19\n\x11\x62udget_used_bytes\x18\x02 \x01(\x03\x12\x14\n\x0c\x62udget_bytes\x18\x03 \x01(\x03\x12\x16\n\x0e\x62udget_waiting\x18\x04 \x01(\x05\x12\x1a\n\x12operations_running\x18\x05 \x01(\x05\x12\x16\n\x0euptime_seconds\x18\x06 \x01(\x01\"\xda\x01\n\tMagStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12 \n\x05state\x18\x02 \x01(\x0e\x32\x11.magd.v1.MagState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05queue\x18\x04 \x01(\x05\x12\x0f\n\x07running\x18\x05 \x01(\x05\x12#\n\x08revision\x18\x06 \x01(\x0b\x32\x11.magd.v1.Revision\x12\x16\n\x0eunsynced_bytes\x18\x07 \x01(\x03\x12\x11\n\toperation\x18\x08 \x01(\t\x12\x0e\n\x06writes\x18\t \x01(\x03\x12\r\n\x05reads\x18\n \x01(\x03\"@\n\x0c\x46lushRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x05level\x18\x02 \x01(\x0e\x32\x13.magd.v1.FlushLevel\"\x1d\n\rFlushResponse\x12\x0c\n\x04mags\x18\x01 \x01(\x05\"*\n\x0c\x43heckRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x65\x65p\x18\x02 \x01(\x08\"T\n\x07\x46inding\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12*\n\x08severity\x18\x02 \x01(\x0e\x32\x18.magd.v1.FindingSeverity\x12\x0f\n\x07message\x18\x03 \x01(\t\"a\n\rCheckResponse\x12\"\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x10.magd.v1.Finding\x12\x15\n\rfiles_checked\x18\x02 \x01(\x03\x12\x15\n\rfiles_damaged\x18\x03 \x01(\x03*k\n\x08MagState\x12\x19\n\x15MAG_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11MAG_STATE_SERVING\x10\x01\x12\x17\n\x13MAG_STATE_READ_ONLY\x10\x02\x12\x14\n\x10MAG_STATE_FAILED\x10\x03*V\n\nFlushLevel\x12\x1b\n\x17\x46LUSH_LEVEL_UNSPECIFIED\x10\x00\x12\x14\n\x10\x46LUSH_LEVEL_DISK\x10\x01\x12\x15\n\x11\x46LUSH_LEVEL_FILES\x10\x02*k\n\x0f\x46indingSeverity\x12 \n\x1c\x46INDING_SEVERITY_UNSPECIFIED\x10\x00\x12\x19\n\x15\x46INDING_SEVERITY_NOTE\x10\x01\x12\x1b\n\x17\x46INDING_SEVERITY_DAMAGE\x10\x02\x32\x9a\x02\n\x12MaintenanceService\x12N\n\rGetServerInfo\x12\x1d.magd.v1.GetServerInfoRequest\x1a\x1e.magd.v1.GetServerInfoResponse\x12\x42\n\tGetStatus\x12\x19.magd.v1.GetStatusRequest\x1a\x1a.magd.v1.GetStatusResponse\x12\x36\n\x05\x46lush\x12\x15.magd.v1.FlushRequest\x1a\x16.magd.v1.FlushResponse\x12\x38\n\x05\x43heck\x12\x15.magd.v1.CheckRequest\x1a\x16.magd.v1.CheckResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19magd/v1/maintenance.proto\x12\x07magd.v1\x1a\x13magd/v1/types.proto\"\x16\n\x14GetServerInfoRequest\"\x83\x01\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\x1f\n\x06limits\x18\x03 \x01(\x0b\x32\x0f.magd.v1.Limits\x12\x11\n\tread_only\x18\x04 \x01(\x08\x12\x0f\n\x07\x62oot_id\x18\x05 \x01(\t\"\x91\x02\n\x06Limits\x12\x15\n\rmax_box_bytes\x18\x01 \x01(\x03\x12\x19\n\x11max_message_bytes\x18\x02 \x01(\x03\x12\x12\n\npart_bytes\x18\x03 \x01(\x03\x12\x14\n\x0c\x62udget_bytes\x18\x04 \x01(\x03\x12+\n\x0emin_durability\x18\x05 \x01(\x0e\x32\x13.magd.v1.Durability\x12!\n\x19request_id_window_seconds\x18\x06 \x01(\x03\x12\x1b\n\x13max_boxes_in_flight\x18\x07 \x01(\x05\x12!\n\x19min_rate_bytes_per_second\x18\x08 \x01(\x03\x12\x1b\n\x13shared_memory_bytes\x18\t \x01(\x03\"\x12\n\x10GetStatusRequest\"\xca\x01\n\x11GetStatusResponse\x12 \n\x04mags\x18\x01 \x03(\x0b\x32\x12.magd.v1.MagStatus\x12\x19\n\x11\x62udget_used_bytes\x18\x02 \x01(\x03\x12\x14\n\x0c\x62udget_bytes\x18\x03 \x01(\x03\x12\x16\n\x0e\x62udget_waiting\x18\x04 \x01(\x05\x12\x1a\n\x12operations_running\x18\x05 \x01(\x05\x12\x16\n\x0euptime_seconds\x18\x06 \x01(\x01\x12\x16\n\x0eresident_bytes\x18\x07 \x01(\x03\"\xec\x01\n\tMagStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12 \n\x05state\x18\x02 \x01(\x0e\x32\x11.magd.v1.MagState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05queue\x18\x04 \x01(\x05\x12\x0f\n\x07running\x18\x05 \x01(\x05\x12#\n\x08revision\x18\x06 \x01(\x0b\x32\x11.magd.v1.Revision\x12\x16\n\x0eunsynced_bytes\x18\x07 \x01(\x03\x12\x11\n\toperation\x18\x08 \x01(\t\x12\x0e\n\x06writes\x18\t \x01(\x03\x12\r\n\x05reads\x18\n \x01(\x03\x12\x10\n\x08warnings\x18\x0b \x03(\t\"@\n\x0c\x46lushRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x05level\x18\x02 \x01(\x0e\x32\x13.magd.v1.FlushLevel\"\x1d\n\rFlushResponse\x12\x0c\n\x04mags\x18\x01 \x01(\x05\":\n\x0c\x43heckRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x65\x65p\x18\x02 \x01(\x08\x12\x0e\n\x06repair\x18\x03 \x01(\x08\"T\n\x07\x46inding\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12*\n\x08severity\x18\x02 \x01(\x0e\x32\x18.magd.v1.FindingSeverity\x12\x0f\n\x07message\x18\x03 \x01(\t\"r\n\rCheckResponse\x12\"\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x10.magd.v1.Finding\x12\x15\n\rfiles_checked\x18\x02 \x01(\x03\x12\x15\n\rfiles_damaged\x18\x03 \x01(\x03\x12\x0f\n\x07removed\x18\x04 \x03(\t\" \n\x10ReopenMagRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x11ReopenMagResponse\x12\x1f\n\x03mag\x18\x01 \x01(\x0b\x32\x12.magd.v1.MagStatus*k\n\x08MagState\x12\x19\n\x15MAG_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11MAG_STATE_SERVING\x10\x01\x12\x17\n\x13MAG_STATE_READ_ONLY\x10\x02\x12\x14\n\x10MAG_STATE_FAILED\x10\x03*V\n\nFlushLevel\x12\x1b\n\x17\x46LUSH_LEVEL_UNSPECIFIED\x10\x00\x12\x14\n\x10\x46LUSH_LEVEL_DISK\x10\x01\x12\x15\n\x11\x46LUSH_LEVEL_FILES\x10\x02*k\n\x0f\x46indingSeverity\x12 \n\x1c\x46INDING_SEVERITY_UNSPECIFIED\x10\x00\x12\x19\n\x15\x46INDING_SEVERITY_NOTE\x10\x01\x12\x1b\n\x17\x46INDING_SEVERITY_DAMAGE\x10\x02\x32\xde\x02\n\x12MaintenanceService\x12N\n\rGetServerInfo\x12\x1d.magd.v1.GetServerInfoRequest\x1a\x1e.magd.v1.GetServerInfoResponse\x12\x42\n\tGetStatus\x12\x19.magd.v1.GetStatusRequest\x1a\x1a.magd.v1.GetStatusResponse\x12\x36\n\x05\x46lush\x12\x15.magd.v1.FlushRequest\x1a\x16.magd.v1.FlushResponse\x12\x38\n\x05\x43heck\x12\x15.magd.v1.CheckRequest\x1a\x16.magd.v1.CheckResponse0\x01\x12\x42\n\tReopenMag\x12\x19.magd.v1.ReopenMagRequest\x1a\x1a.magd.v1.ReopenMagResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'magd.v1.maintenance_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MAGSTATE']._serialized_start=1212
-  _globals['_MAGSTATE']._serialized_end=1319
-  _globals['_FLUSHLEVEL']._serialized_start=1321
-  _globals['_FLUSHLEVEL']._serialized_end=1407
-  _globals['_FINDINGSEVERITY']._serialized_start=1409
-  _globals['_FINDINGSEVERITY']._serialized_end=1516
+  _globals['_MAGSTATE']._serialized_start=1404
+  _globals['_MAGSTATE']._serialized_end=1511
+  _globals['_FLUSHLEVEL']._serialized_start=1513
+  _globals['_FLUSHLEVEL']._serialized_end=1599
+  _globals['_FINDINGSEVERITY']._serialized_start=1601
+  _globals['_FINDINGSEVERITY']._serialized_end=1708
   _globals['_GETSERVERINFOREQUEST']._serialized_start=59
   _globals['_GETSERVERINFOREQUEST']._serialized_end=81
   _globals['_GETSERVERINFORESPONSE']._serialized_start=84
   _globals['_GETSERVERINFORESPONSE']._serialized_end=215
   _globals['_LIMITS']._serialized_start=218
-  _globals['_LIMITS']._serialized_end=462
-  _globals['_GETSTATUSREQUEST']._serialized_start=464
-  _globals['_GETSTATUSREQUEST']._serialized_end=482
-  _globals['_GETSTATUSRESPONSE']._serialized_start=485
-  _globals['_GETSTATUSRESPONSE']._serialized_end=663
-  _globals['_MAGSTATUS']._serialized_start=666
-  _globals['_MAGSTATUS']._serialized_end=884
-  _globals['_FLUSHREQUEST']._serialized_start=886
-  _globals['_FLUSHREQUEST']._serialized_end=950
-  _globals['_FLUSHRESPONSE']._serialized_start=952
-  _globals['_FLUSHRESPONSE']._serialized_end=981
-  _globals['_CHECKREQUEST']._serialized_start=983
-  _globals['_CHECKREQUEST']._serialized_end=1025
-  _globals['_FINDING']._serialized_start=1027
-  _globals['_FINDING']._serialized_end=1111
-  _globals['_CHECKRESPONSE']._serialized_start=1113
-  _globals['_CHECKRESPONSE']._serialized_end=1210
-  _globals['_MAINTENANCESERVICE']._serialized_start=1519
-  _globals['_MAINTENANCESERVICE']._serialized_end=1801
+  _globals['_LIMITS']._serialized_end=491
+  _globals['_GETSTATUSREQUEST']._serialized_start=493
+  _globals['_GETSTATUSREQUEST']._serialized_end=511
+  _globals['_GETSTATUSRESPONSE']._serialized_start=514
+  _globals['_GETSTATUSRESPONSE']._serialized_end=716
+  _globals['_MAGSTATUS']._serialized_start=719
+  _globals['_MAGSTATUS']._serialized_end=955
+  _globals['_FLUSHREQUEST']._serialized_start=957
+  _globals['_FLUSHREQUEST']._serialized_end=1021
+  _globals['_FLUSHRESPONSE']._serialized_start=1023
+  _globals['_FLUSHRESPONSE']._serialized_end=1052
+  _globals['_CHECKREQUEST']._serialized_start=1054
+  _globals['_CHECKREQUEST']._serialized_end=1112
+  _globals['_FINDING']._serialized_start=1114
+  _globals['_FINDING']._serialized_end=1198
+  _globals['_CHECKRESPONSE']._serialized_start=1200
+  _globals['_CHECKRESPONSE']._serialized_end=1314
+  _globals['_REOPENMAGREQUEST']._serialized_start=1316
+  _globals['_REOPENMAGREQUEST']._serialized_end=1348
+  _globals['_REOPENMAGRESPONSE']._serialized_start=1350
+  _globals['_REOPENMAGRESPONSE']._serialized_end=1402
+  _globals['_MAINTENANCESERVICE']._serialized_start=1711
+  _globals['_MAINTENANCESERVICE']._serialized_end=2061
 # @@protoc_insertion_point(module_scope)

@@ -56,7 +56,7 @@ class GetServerInfoResponse(_message.Message):
     def __init__(self, version: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., read_only: bool = ..., boot_id: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_box_bytes", "max_message_bytes", "part_bytes", "budget_bytes", "min_durability", "request_id_window_seconds", "max_boxes_in_flight", "min_rate_bytes_per_second")
+    __slots__ = ("max_box_bytes", "max_message_bytes", "part_bytes", "budget_bytes", "min_durability", "request_id_window_seconds", "max_boxes_in_flight", "min_rate_bytes_per_second", "shared_memory_bytes")
     MAX_BOX_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     PART_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +65,7 @@ class Limits(_message.Message):
     REQUEST_ID_WINDOW_SECONDS_FIELD_NUMBER: _ClassVar[int]
     MAX_BOXES_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     MIN_RATE_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    SHARED_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     max_box_bytes: int
     max_message_bytes: int
     part_bytes: int
@@ -73,30 +74,33 @@ class Limits(_message.Message):
     request_id_window_seconds: int
     max_boxes_in_flight: int
     min_rate_bytes_per_second: int
-    def __init__(self, max_box_bytes: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., part_bytes: _Optional[int] = ..., budget_bytes: _Optional[int] = ..., min_durability: _Optional[_Union[_types_pb2.Durability, str]] = ..., request_id_window_seconds: _Optional[int] = ..., max_boxes_in_flight: _Optional[int] = ..., min_rate_bytes_per_second: _Optional[int] = ...) -> None: ...
+    shared_memory_bytes: int
+    def __init__(self, max_box_bytes: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., part_bytes: _Optional[int] = ..., budget_bytes: _Optional[int] = ..., min_durability: _Optional[_Union[_types_pb2.Durability, str]] = ..., request_id_window_seconds: _Optional[int] = ..., max_boxes_in_flight: _Optional[int] = ..., min_rate_bytes_per_second: _Optional[int] = ..., shared_memory_bytes: _Optional[int] = ...) -> None: ...
 
 class GetStatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("mags", "budget_used_bytes", "budget_bytes", "budget_waiting", "operations_running", "uptime_seconds")
+    __slots__ = ("mags", "budget_used_bytes", "budget_bytes", "budget_waiting", "operations_running", "uptime_seconds", "resident_bytes")
     MAGS_FIELD_NUMBER: _ClassVar[int]
     BUDGET_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
     BUDGET_BYTES_FIELD_NUMBER: _ClassVar[int]
     BUDGET_WAITING_FIELD_NUMBER: _ClassVar[int]
     OPERATIONS_RUNNING_FIELD_NUMBER: _ClassVar[int]
     UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     mags: _containers.RepeatedCompositeFieldContainer[MagStatus]
     budget_used_bytes: int
     budget_bytes: int
     budget_waiting: int
     operations_running: int
     uptime_seconds: float
-    def __init__(self, mags: _Optional[_Iterable[_Union[MagStatus, _Mapping]]] = ..., budget_used_bytes: _Optional[int] = ..., budget_bytes: _Optional[int] = ..., budget_waiting: _Optional[int] = ..., operations_running: _Optional[int] = ..., uptime_seconds: _Optional[float] = ...) -> None: ...
+    resident_bytes: int
+    def __init__(self, mags: _Optional[_Iterable[_Union[MagStatus, _Mapping]]] = ..., budget_used_bytes: _Optional[int] = ..., budget_bytes: _Optional[int] = ..., budget_waiting: _Optional[int] = ..., operations_running: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., resident_bytes: _Optional[int] = ...) -> None: ...
 
 class MagStatus(_message.Message):
-    __slots__ = ("name", "state", "reason", "queue", "running", "revision", "unsynced_bytes", "operation", "writes", "reads")
+    __slots__ = ("name", "state", "reason", "queue", "running", "revision", "unsynced_bytes", "operation", "writes", "reads", "warnings")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -107,6 +111,7 @@ class MagStatus(_message.Message):
     OPERATION_FIELD_NUMBER: _ClassVar[int]
     WRITES_FIELD_NUMBER: _ClassVar[int]
     READS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: MagState
     reason: str
@@ -117,7 +122,8 @@ class MagStatus(_message.Message):
     operation: str
     writes: int
     reads: int
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[MagState, str]] = ..., reason: _Optional[str] = ..., queue: _Optional[int] = ..., running: _Optional[int] = ..., revision: _Optional[_Union[_types_pb2.Revision, _Mapping]] = ..., unsynced_bytes: _Optional[int] = ..., operation: _Optional[str] = ..., writes: _Optional[int] = ..., reads: _Optional[int] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[MagState, str]] = ..., reason: _Optional[str] = ..., queue: _Optional[int] = ..., running: _Optional[int] = ..., revision: _Optional[_Union[_types_pb2.Revision, _Mapping]] = ..., unsynced_bytes: _Optional[int] = ..., operation: _Optional[str] = ..., writes: _Optional[int] = ..., reads: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class FlushRequest(_message.Message):
     __slots__ = ("name", "level")
@@ -134,12 +140,14 @@ class FlushResponse(_message.Message):
     def __init__(self, mags: _Optional[int] = ...) -> None: ...
 
 class CheckRequest(_message.Message):
-    __slots__ = ("name", "deep")
+    __slots__ = ("name", "deep", "repair")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DEEP_FIELD_NUMBER: _ClassVar[int]
+    REPAIR_FIELD_NUMBER: _ClassVar[int]
     name: str
     deep: bool
-    def __init__(self, name: _Optional[str] = ..., deep: bool = ...) -> None: ...
+    repair: bool
+    def __init__(self, name: _Optional[str] = ..., deep: bool = ..., repair: bool = ...) -> None: ...
 
 class Finding(_message.Message):
     __slots__ = ("file", "severity", "message")
@@ -152,11 +160,25 @@ class Finding(_message.Message):
     def __init__(self, file: _Optional[str] = ..., severity: _Optional[_Union[FindingSeverity, str]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class CheckResponse(_message.Message):
-    __slots__ = ("findings", "files_checked", "files_damaged")
+    __slots__ = ("findings", "files_checked", "files_damaged", "removed")
     FINDINGS_FIELD_NUMBER: _ClassVar[int]
     FILES_CHECKED_FIELD_NUMBER: _ClassVar[int]
     FILES_DAMAGED_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
     findings: _containers.RepeatedCompositeFieldContainer[Finding]
     files_checked: int
     files_damaged: int
-    def __init__(self, findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., files_checked: _Optional[int] = ..., files_damaged: _Optional[int] = ...) -> None: ...
+    removed: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., files_checked: _Optional[int] = ..., files_damaged: _Optional[int] = ..., removed: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ReopenMagRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ReopenMagResponse(_message.Message):
+    __slots__ = ("mag",)
+    MAG_FIELD_NUMBER: _ClassVar[int]
+    mag: MagStatus
+    def __init__(self, mag: _Optional[_Union[MagStatus, _Mapping]] = ...) -> None: ...

@@ -55,6 +55,11 @@ class MaintenanceServiceStub(object):
                 request_serializer=magd_dot_v1_dot_maintenance__pb2.CheckRequest.SerializeToString,
                 response_deserializer=magd_dot_v1_dot_maintenance__pb2.CheckResponse.FromString,
                 _registered_method=True)
+        self.ReopenMag = channel.unary_unary(
+                '/magd.v1.MaintenanceService/ReopenMag',
+                request_serializer=magd_dot_v1_dot_maintenance__pb2.ReopenMagRequest.SerializeToString,
+                response_deserializer=magd_dot_v1_dot_maintenance__pb2.ReopenMagResponse.FromString,
+                _registered_method=True)
 
 
 class MaintenanceServiceServicer(object):
@@ -89,6 +94,14 @@ class MaintenanceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReopenMag(self, request, context):
+        """Takes a mag up again that was stopped because its files were changed behind the daemon's back: they are opened as they
+        are now, and what was committed and is not in them is applied. A mag that is not stopped is left alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MaintenanceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +124,11 @@ def add_MaintenanceServiceServicer_to_server(servicer, server):
                     servicer.Check,
                     request_deserializer=magd_dot_v1_dot_maintenance__pb2.CheckRequest.FromString,
                     response_serializer=magd_dot_v1_dot_maintenance__pb2.CheckResponse.SerializeToString,
+            ),
+            'ReopenMag': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReopenMag,
+                    request_deserializer=magd_dot_v1_dot_maintenance__pb2.ReopenMagRequest.FromString,
+                    response_serializer=magd_dot_v1_dot_maintenance__pb2.ReopenMagResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +240,33 @@ class MaintenanceService(object):
             '/magd.v1.MaintenanceService/Check',
             magd_dot_v1_dot_maintenance__pb2.CheckRequest.SerializeToString,
             magd_dot_v1_dot_maintenance__pb2.CheckResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReopenMag(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magd.v1.MaintenanceService/ReopenMag',
+            magd_dot_v1_dot_maintenance__pb2.ReopenMagRequest.SerializeToString,
+            magd_dot_v1_dot_maintenance__pb2.ReopenMagResponse.FromString,
             options,
             channel_credentials,
             insecure,

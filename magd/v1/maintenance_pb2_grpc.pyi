@@ -45,6 +45,14 @@ class MaintenanceServiceStub:
     ]
     """Looks for structural damage, and sends what it finds as it goes. The last message has the totals."""
 
+    ReopenMag: grpc.UnaryUnaryMultiCallable[
+        magd.v1.maintenance_pb2.ReopenMagRequest,
+        magd.v1.maintenance_pb2.ReopenMagResponse,
+    ]
+    """Takes a mag up again that was stopped because its files were changed behind the daemon's back: they are opened as they
+    are now, and what was committed and is not in them is applied. A mag that is not stopped is left alone.
+    """
+
 class MaintenanceServiceAsyncStub:
     """For operators and for clients that adapt to the daemon."""
 
@@ -71,6 +79,14 @@ class MaintenanceServiceAsyncStub:
         magd.v1.maintenance_pb2.CheckResponse,
     ]
     """Looks for structural damage, and sends what it finds as it goes. The last message has the totals."""
+
+    ReopenMag: grpc.aio.UnaryUnaryMultiCallable[
+        magd.v1.maintenance_pb2.ReopenMagRequest,
+        magd.v1.maintenance_pb2.ReopenMagResponse,
+    ]
+    """Takes a mag up again that was stopped because its files were changed behind the daemon's back: they are opened as they
+    are now, and what was committed and is not in them is applied. A mag that is not stopped is left alone.
+    """
 
 class MaintenanceServiceServicer(metaclass=abc.ABCMeta):
     """For operators and for clients that adapt to the daemon."""
@@ -106,5 +122,15 @@ class MaintenanceServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[magd.v1.maintenance_pb2.CheckResponse], collections.abc.AsyncIterator[magd.v1.maintenance_pb2.CheckResponse]]:
         """Looks for structural damage, and sends what it finds as it goes. The last message has the totals."""
+
+    @abc.abstractmethod
+    def ReopenMag(
+        self,
+        request: magd.v1.maintenance_pb2.ReopenMagRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[magd.v1.maintenance_pb2.ReopenMagResponse, collections.abc.Awaitable[magd.v1.maintenance_pb2.ReopenMagResponse]]:
+        """Takes a mag up again that was stopped because its files were changed behind the daemon's back: they are opened as they
+        are now, and what was committed and is not in them is applied. A mag that is not stopped is left alone.
+        """
 
 def add_MaintenanceServiceServicer_to_server(servicer: MaintenanceServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

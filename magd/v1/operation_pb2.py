@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from magd.v1 import types_pb2 as magd_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17magd/v1/operation.proto\x12\x07magd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"w\n\x11OperationProgress\x12\x13\n\x0b\x66iles_total\x18\x01 \x01(\x03\x12\x12\n\nfiles_done\x18\x02 \x01(\x03\x12\x10\n\x08\x62ytes_in\x18\x03 \x01(\x03\x12\x11\n\tbytes_out\x18\x04 \x01(\x03\x12\x14\n\x0c\x66iles_redone\x18\x05 \x01(\x03\"\xa9\x01\n\x0eOperationError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x37\n\x08metadata\x18\x04 \x03(\x0b\x32%.magd.v1.OperationError.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xbe\x02\n\tOperation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.magd.v1.OperationKind\x12\x10\n\x08resource\x18\x03 \x01(\t\x12&\n\x05state\x18\x04 \x01(\x0e\x32\x17.magd.v1.OperationState\x12,\n\x08progress\x18\x05 \x01(\x0b\x32\x1a.magd.v1.OperationProgress\x12\x0e\n\x06result\x18\x06 \x01(\t\x12&\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x17.magd.v1.OperationError\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"K\n\x10\x43ompressionLevel\x12\x0e\n\x04\x61uto\x18\x01 \x01(\x08H\x00\x12\x0e\n\x04\x66\x61st\x18\x02 \x01(\x08H\x00\x12\x0e\n\x04high\x18\x03 \x01(\x05H\x00\x42\x07\n\x05level\"\x8d\x01\n\x12\x43ompressMagRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x19\n\x11target_dataset_id\x18\x02 \x01(\t\x12(\n\x05level\x18\x03 \x01(\x0b\x32\x19.magd.v1.CompressionLevel\x12\x10\n\x08min_gain\x18\x04 \x01(\x01\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"<\n\x13\x43ompressMagResponse\x12%\n\toperation\x18\x01 \x01(\x0b\x32\x12.magd.v1.Operation\"#\n\x13GetOperationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x14GetOperationResponse\x12%\n\toperation\x18\x01 \x01(\x0b\x32\x12.magd.v1.Operation\"P\n\x15ListOperationsRequest\x12\x10\n\x08resource\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Y\n\x16ListOperationsResponse\x12&\n\noperations\x18\x01 \x03(\x0b\x32\x12.magd.v1.Operation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15WatchOperationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"?\n\x16WatchOperationResponse\x12%\n\toperation\x18\x01 \x01(\x0b\x32\x12.magd.v1.Operation\"&\n\x16\x43\x61ncelOperationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x17\x43\x61ncelOperationResponse\x12%\n\toperation\x18\x01 \x01(\x0b\x32\x12.magd.v1.Operation*L\n\rOperationKind\x12\x1e\n\x1aOPERATION_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17OPERATION_KIND_COMPRESS\x10\x01*\xc5\x01\n\x0eOperationState\x12\x1f\n\x1bOPERATION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17OPERATION_STATE_PENDING\x10\x01\x12\x1b\n\x17OPERATION_STATE_RUNNING\x10\x02\x12\x1d\n\x19OPERATION_STATE_SUCCEEDED\x10\x03\x12\x1a\n\x16OPERATION_STATE_FAILED\x10\x04\x12\x1d\n\x19OPERATION_STATE_CANCELLED\x10\x05\x32\xa7\x03\n\x10OperationService\x12H\n\x0b\x43ompressMag\x12\x1b.magd.v1.CompressMagRequest\x1a\x1c.magd.v1.CompressMagResponse\x12K\n\x0cGetOperation\x12\x1c.magd.v1.GetOperationRequest\x1a\x1d.magd.v1.GetOperationResponse\x12Q\n\x0eListOperations\x12\x1e.magd.v1.ListOperationsRequest\x1a\x1f.magd.v1.ListOperationsResponse\x12S\n\x0eWatchOperation\x12\x1e.magd.v1.WatchOperationRequest\x1a\x1f.magd.v1.WatchOperationResponse0\x01\x12T\n\x0f\x43\x61ncelOperation\x12\x1f.magd.v1.CancelOperationRequest\x1a .magd.v1.CancelOperationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17magd/v1/operation.proto\x12\x07magd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13magd/v1/types.proto\"\xa0\x01\n\x11OperationProgress\x12\x13\n\x0b\x66iles_total\x18\x01 \x01(\x03\x12\x12\n\nfiles_done\x18\x02 \x01(\x03\x12\x10\n\x08\x62ytes_in\x18\x03 \x01(\x03\x12\x11\n\tbytes_out\x18\x04 \x01(\x03\x12\x14\n\x0c\x66iles_redone\x18\x05 \x01(\x03\x12\x13\n\x0b\x62ytes_total\x18\x06 \x01(\x03\x12\x12\n\nbytes_done\x18\x07 \x01(\x03\"\xeb\x01\n\x13OperationStatistics\x12\x13\n\x0bzero_blocks\x18\x01 \x01(\x03\x12\x15\n\rstored_blocks\x18\x02 \x01(\x03\x12\x13\n\x0b\x66\x61st_blocks\x18\x03 \x01(\x03\x12\x13\n\x0bhigh_blocks\x18\x04 \x01(\x03\x12\x18\n\x10respliced_blocks\x18\x05 \x01(\x03\x12\x11\n\traw_bytes\x18\x06 \x01(\x03\x12\x14\n\x0cstored_bytes\x18\x07 \x01(\x03\x12\x0f\n\x07seconds\x18\x08 \x01(\x01\x12\x1c\n\x14longest_hold_seconds\x18\t \x01(\x01\x12\x0c\n\x04note\x18\n \x01(\t\"\xa9\x01\n\x0eOperationError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x37\n\x08metadata\x18\x04 \x03(\x0b\x32%.magd.v1.OperationError.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf0\x02\n\tOperation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.magd.v1.OperationKind\x12\x10\n\x08resource\x18\x03 \x01(\t\x12&\n\x05state\x18\x04 \x01(\x0e\x32\x17.magd.v1.OperationState\x12,\n\x08progress\x18\x05 \x01(\x0b\x32\x1a.magd.v1.OperationProgress\x12\x0e\n\x06result\x18\x06 \x01(\t\x12&\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x17.magd.v1.OperationError\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\nstatistics\x18\n \x01(\x0b\x32\x1c.magd.v1.OperationStatistics\"K\n\x10\x43ompressionLevel\x12\x0e\n\x04\x61uto\x18\x01 \x01(\x08H\x00\x12\x0e\n\x04\x66\x61st\x18\x02 \x01(\x08H\x00\x12\x0e\n\x04high\x18\x03 \x01(\x05H\x00\x42\x07\n\x05level\"\x8d\x01\n\x12\x43ompressMagRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x19\n\x11target_dataset_id\x18\x02 \x01(\t\x12(\n\x05level\x18\x03 \x01(\x0b\x32\x19.magd.v1.CompressionLevel\x12\x10\n\x08min_gain\x18\x04 \x01(\x01\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"<\n\x13\x43ompressMagResponse\x12%\n\toperation\x18\x01 \x01(\x0b\x32\x12.magd.v1.Operation\"S\n\x14\x44\x65\x63ompressMagRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x19\n\x11target_dataset_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\">\n\x15\x44\x65\x63ompressMagResponse\x12%\n\toperation\x18\x01 \x01(\x0b\x32\x12.magd.v1.Operation\"u\n\x11RechunkMagRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x19\n\x11target_dataset_id\x18\x02 \x01(\t\x12\x11\n\tblock_len\x18\x03 \x01(\x05\x12\x10\n\x08\x66ile_len\x18\x04 \x01(\x05\x12\x12\n\nrequest_id\x18\x05 \x01(\t\";\n\x12RechunkMagResponse\x12%\n\toperation\x18\x01 \x01(\x0b\x32\x12.magd.v1.Operation\"\xb4\x02\n\x16\x44ownsampleLayerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsource_mag\x18\x02 \x01(\t\x12\x13\n\x0btarget_mags\x18\x03 \x03(\t\x12,\n\rsampling_mode\x18\x04 \x01(\x0e\x32\x15.magd.v1.SamplingMode\x12\x14\n\x0c\x63oarsest_mag\x18\x05 \x01(\t\x12+\n\x06method\x18\x06 \x01(\x0e\x32\x1b.magd.v1.DownsamplingMethod\x12\x0e\n\x06update\x18\x07 \x01(\x08\x12$\n\x06region\x18\x08 \x01(\x0b\x32\x14.magd.v1.BoundingBox\x12(\n\rchanged_since\x18\t \x01(\x0b\x32\x11.magd.v1.Revision\x12\x12\n\nrequest_id\x18\n \x01(\t\"@\n\x17\x44ownsampleLayerResponse\x12%\n\toperation\x18\x01 \x01(\x0b\x32\x12.magd.v1.Operation\"#\n\x13GetOperationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x14GetOperationResponse\x12%\n\toperation\x18\x01 \x01(\x0b\x32\x12.magd.v1.Operation\"P\n\x15ListOperationsRequest\x12\x10\n\x08resource\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Y\n\x16ListOperationsResponse\x12&\n\noperations\x18\x01 \x03(\x0b\x32\x12.magd.v1.Operation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15WatchOperationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"?\n\x16WatchOperationResponse\x12%\n\toperation\x18\x01 \x01(\x0b\x32\x12.magd.v1.Operation\"&\n\x16\x43\x61ncelOperationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x17\x43\x61ncelOperationResponse\x12%\n\toperation\x18\x01 \x01(\x0b\x32\x12.magd.v1.Operation*\xa6\x01\n\rOperationKind\x12\x1e\n\x1aOPERATION_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17OPERATION_KIND_COMPRESS\x10\x01\x12\x1d\n\x19OPERATION_KIND_DECOMPRESS\x10\x02\x12\x1a\n\x16OPERATION_KIND_RECHUNK\x10\x03\x12\x1d\n\x19OPERATION_KIND_DOWNSAMPLE\x10\x04*\xc5\x01\n\x0eOperationState\x12\x1f\n\x1bOPERATION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17OPERATION_STATE_PENDING\x10\x01\x12\x1b\n\x17OPERATION_STATE_RUNNING\x10\x02\x12\x1d\n\x19OPERATION_STATE_SUCCEEDED\x10\x03\x12\x1a\n\x16OPERATION_STATE_FAILED\x10\x04\x12\x1d\n\x19OPERATION_STATE_CANCELLED\x10\x05*\xb6\x01\n\x12\x44ownsamplingMethod\x12#\n\x1f\x44OWNSAMPLING_METHOD_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x44OWNSAMPLING_METHOD_MEDIAN\x10\x01\x12\x1c\n\x18\x44OWNSAMPLING_METHOD_MEAN\x10\x02\x12\x1c\n\x18\x44OWNSAMPLING_METHOD_MODE\x10\x03\x12\x1f\n\x1b\x44OWNSAMPLING_METHOD_NEAREST\x10\x04*\x87\x01\n\x0cSamplingMode\x12\x1d\n\x19SAMPLING_MODE_UNSPECIFIED\x10\x00\x12\x1d\n\x19SAMPLING_MODE_ANISOTROPIC\x10\x01\x12\x1b\n\x17SAMPLING_MODE_ISOTROPIC\x10\x02\x12\x1c\n\x18SAMPLING_MODE_CONSTANT_Z\x10\x03\x32\x94\x05\n\x10OperationService\x12H\n\x0b\x43ompressMag\x12\x1b.magd.v1.CompressMagRequest\x1a\x1c.magd.v1.CompressMagResponse\x12N\n\rDecompressMag\x12\x1d.magd.v1.DecompressMagRequest\x1a\x1e.magd.v1.DecompressMagResponse\x12\x45\n\nRechunkMag\x12\x1a.magd.v1.RechunkMagRequest\x1a\x1b.magd.v1.RechunkMagResponse\x12T\n\x0f\x44ownsampleLayer\x12\x1f.magd.v1.DownsampleLayerRequest\x1a .magd.v1.DownsampleLayerResponse\x12K\n\x0cGetOperation\x12\x1c.magd.v1.GetOperationRequest\x1a\x1d.magd.v1.GetOperationResponse\x12Q\n\x0eListOperations\x12\x1e.magd.v1.ListOperationsRequest\x1a\x1f.magd.v1.ListOperationsResponse\x12S\n\x0eWatchOperation\x12\x1e.magd.v1.WatchOperationRequest\x1a\x1f.magd.v1.WatchOperationResponse0\x01\x12T\n\x0f\x43\x61ncelOperation\x12\x1f.magd.v1.CancelOperationRequest\x1a .magd.v1.CancelOperationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,40 +35,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_OPERATIONERROR_METADATAENTRY']._loaded_options = None
   _globals['_OPERATIONERROR_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_OPERATIONKIND']._serialized_start=1449
-  _globals['_OPERATIONKIND']._serialized_end=1525
-  _globals['_OPERATIONSTATE']._serialized_start=1528
-  _globals['_OPERATIONSTATE']._serialized_end=1725
-  _globals['_OPERATIONPROGRESS']._serialized_start=69
-  _globals['_OPERATIONPROGRESS']._serialized_end=188
-  _globals['_OPERATIONERROR']._serialized_start=191
-  _globals['_OPERATIONERROR']._serialized_end=360
-  _globals['_OPERATIONERROR_METADATAENTRY']._serialized_start=313
-  _globals['_OPERATIONERROR_METADATAENTRY']._serialized_end=360
-  _globals['_OPERATION']._serialized_start=363
-  _globals['_OPERATION']._serialized_end=681
-  _globals['_COMPRESSIONLEVEL']._serialized_start=683
-  _globals['_COMPRESSIONLEVEL']._serialized_end=758
-  _globals['_COMPRESSMAGREQUEST']._serialized_start=761
-  _globals['_COMPRESSMAGREQUEST']._serialized_end=902
-  _globals['_COMPRESSMAGRESPONSE']._serialized_start=904
-  _globals['_COMPRESSMAGRESPONSE']._serialized_end=964
-  _globals['_GETOPERATIONREQUEST']._serialized_start=966
-  _globals['_GETOPERATIONREQUEST']._serialized_end=1001
-  _globals['_GETOPERATIONRESPONSE']._serialized_start=1003
-  _globals['_GETOPERATIONRESPONSE']._serialized_end=1064
-  _globals['_LISTOPERATIONSREQUEST']._serialized_start=1066
-  _globals['_LISTOPERATIONSREQUEST']._serialized_end=1146
-  _globals['_LISTOPERATIONSRESPONSE']._serialized_start=1148
-  _globals['_LISTOPERATIONSRESPONSE']._serialized_end=1237
-  _globals['_WATCHOPERATIONREQUEST']._serialized_start=1239
-  _globals['_WATCHOPERATIONREQUEST']._serialized_end=1276
-  _globals['_WATCHOPERATIONRESPONSE']._serialized_start=1278
-  _globals['_WATCHOPERATIONRESPONSE']._serialized_end=1341
-  _globals['_CANCELOPERATIONREQUEST']._serialized_start=1343
-  _globals['_CANCELOPERATIONREQUEST']._serialized_end=1381
-  _globals['_CANCELOPERATIONRESPONSE']._serialized_start=1383
-  _globals['_CANCELOPERATIONRESPONSE']._serialized_end=1447
-  _globals['_OPERATIONSERVICE']._serialized_start=1728
-  _globals['_OPERATIONSERVICE']._serialized_end=2151
+  _globals['_OPERATIONKIND']._serialized_start=2507
+  _globals['_OPERATIONKIND']._serialized_end=2673
+  _globals['_OPERATIONSTATE']._serialized_start=2676
+  _globals['_OPERATIONSTATE']._serialized_end=2873
+  _globals['_DOWNSAMPLINGMETHOD']._serialized_start=2876
+  _globals['_DOWNSAMPLINGMETHOD']._serialized_end=3058
+  _globals['_SAMPLINGMODE']._serialized_start=3061
+  _globals['_SAMPLINGMODE']._serialized_end=3196
+  _globals['_OPERATIONPROGRESS']._serialized_start=91
+  _globals['_OPERATIONPROGRESS']._serialized_end=251
+  _globals['_OPERATIONSTATISTICS']._serialized_start=254
+  _globals['_OPERATIONSTATISTICS']._serialized_end=489
+  _globals['_OPERATIONERROR']._serialized_start=492
+  _globals['_OPERATIONERROR']._serialized_end=661
+  _globals['_OPERATIONERROR_METADATAENTRY']._serialized_start=614
+  _globals['_OPERATIONERROR_METADATAENTRY']._serialized_end=661
+  _globals['_OPERATION']._serialized_start=664
+  _globals['_OPERATION']._serialized_end=1032
+  _globals['_COMPRESSIONLEVEL']._serialized_start=1034
+  _globals['_COMPRESSIONLEVEL']._serialized_end=1109
+  _globals['_COMPRESSMAGREQUEST']._serialized_start=1112
+  _globals['_COMPRESSMAGREQUEST']._serialized_end=1253
+  _globals['_COMPRESSMAGRESPONSE']._serialized_start=1255
+  _globals['_COMPRESSMAGRESPONSE']._serialized_end=1315
+  _globals['_DECOMPRESSMAGREQUEST']._serialized_start=1317
+  _globals['_DECOMPRESSMAGREQUEST']._serialized_end=1400
+  _globals['_DECOMPRESSMAGRESPONSE']._serialized_start=1402
+  _globals['_DECOMPRESSMAGRESPONSE']._serialized_end=1464
+  _globals['_RECHUNKMAGREQUEST']._serialized_start=1466
+  _globals['_RECHUNKMAGREQUEST']._serialized_end=1583
+  _globals['_RECHUNKMAGRESPONSE']._serialized_start=1585
+  _globals['_RECHUNKMAGRESPONSE']._serialized_end=1644
+  _globals['_DOWNSAMPLELAYERREQUEST']._serialized_start=1647
+  _globals['_DOWNSAMPLELAYERREQUEST']._serialized_end=1955
+  _globals['_DOWNSAMPLELAYERRESPONSE']._serialized_start=1957
+  _globals['_DOWNSAMPLELAYERRESPONSE']._serialized_end=2021
+  _globals['_GETOPERATIONREQUEST']._serialized_start=2023
+  _globals['_GETOPERATIONREQUEST']._serialized_end=2058
+  _globals['_GETOPERATIONRESPONSE']._serialized_start=2060
+  _globals['_GETOPERATIONRESPONSE']._serialized_end=2121
+  _globals['_LISTOPERATIONSREQUEST']._serialized_start=2123
+  _globals['_LISTOPERATIONSREQUEST']._serialized_end=2203
+  _globals['_LISTOPERATIONSRESPONSE']._serialized_start=2205
+  _globals['_LISTOPERATIONSRESPONSE']._serialized_end=2294
+  _globals['_WATCHOPERATIONREQUEST']._serialized_start=2296
+  _globals['_WATCHOPERATIONREQUEST']._serialized_end=2333
+  _globals['_WATCHOPERATIONRESPONSE']._serialized_start=2335
+  _globals['_WATCHOPERATIONRESPONSE']._serialized_end=2398
+  _globals['_CANCELOPERATIONREQUEST']._serialized_start=2400
+  _globals['_CANCELOPERATIONREQUEST']._serialized_end=2438
+  _globals['_CANCELOPERATIONRESPONSE']._serialized_start=2440
+  _globals['_CANCELOPERATIONRESPONSE']._serialized_end=2504
+  _globals['_OPERATIONSERVICE']._serialized_start=3199
+  _globals['_OPERATIONSERVICE']._serialized_end=3859
 # @@protoc_insertion_point(module_scope)

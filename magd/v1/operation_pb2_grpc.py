@@ -40,6 +40,21 @@ class OperationServiceStub(object):
                 request_serializer=magd_dot_v1_dot_operation__pb2.CompressMagRequest.SerializeToString,
                 response_deserializer=magd_dot_v1_dot_operation__pb2.CompressMagResponse.FromString,
                 _registered_method=True)
+        self.DecompressMag = channel.unary_unary(
+                '/magd.v1.OperationService/DecompressMag',
+                request_serializer=magd_dot_v1_dot_operation__pb2.DecompressMagRequest.SerializeToString,
+                response_deserializer=magd_dot_v1_dot_operation__pb2.DecompressMagResponse.FromString,
+                _registered_method=True)
+        self.RechunkMag = channel.unary_unary(
+                '/magd.v1.OperationService/RechunkMag',
+                request_serializer=magd_dot_v1_dot_operation__pb2.RechunkMagRequest.SerializeToString,
+                response_deserializer=magd_dot_v1_dot_operation__pb2.RechunkMagResponse.FromString,
+                _registered_method=True)
+        self.DownsampleLayer = channel.unary_unary(
+                '/magd.v1.OperationService/DownsampleLayer',
+                request_serializer=magd_dot_v1_dot_operation__pb2.DownsampleLayerRequest.SerializeToString,
+                response_deserializer=magd_dot_v1_dot_operation__pb2.DownsampleLayerResponse.FromString,
+                _registered_method=True)
         self.GetOperation = channel.unary_unary(
                 '/magd.v1.OperationService/GetOperation',
                 request_serializer=magd_dot_v1_dot_operation__pb2.GetOperationRequest.SerializeToString,
@@ -69,6 +84,29 @@ class OperationServiceServicer(object):
     def CompressMag(self, request, context):
         """Compresses a mag, in place or into another dataset. Reads and writes go on meanwhile. A mag that is compressed
         already gives an operation that is done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DecompressMag(self, request, context):
+        """Stores a mag uncompressed, in place or into another dataset. Reads and writes go on meanwhile. A mag that is not
+        compressed gives an operation that is done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RechunkMag(self, request, context):
+        """Stores a mag in cube files of other lengths, in place or into another dataset. Reads and writes go on meanwhile. A
+        mag that has these lengths already gives an operation that is done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownsampleLayer(self, request, context):
+        """Builds coarser mags of a layer from a finer one, or brings them up to date. Reads and writes go on meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,6 +147,21 @@ def add_OperationServiceServicer_to_server(servicer, server):
                     servicer.CompressMag,
                     request_deserializer=magd_dot_v1_dot_operation__pb2.CompressMagRequest.FromString,
                     response_serializer=magd_dot_v1_dot_operation__pb2.CompressMagResponse.SerializeToString,
+            ),
+            'DecompressMag': grpc.unary_unary_rpc_method_handler(
+                    servicer.DecompressMag,
+                    request_deserializer=magd_dot_v1_dot_operation__pb2.DecompressMagRequest.FromString,
+                    response_serializer=magd_dot_v1_dot_operation__pb2.DecompressMagResponse.SerializeToString,
+            ),
+            'RechunkMag': grpc.unary_unary_rpc_method_handler(
+                    servicer.RechunkMag,
+                    request_deserializer=magd_dot_v1_dot_operation__pb2.RechunkMagRequest.FromString,
+                    response_serializer=magd_dot_v1_dot_operation__pb2.RechunkMagResponse.SerializeToString,
+            ),
+            'DownsampleLayer': grpc.unary_unary_rpc_method_handler(
+                    servicer.DownsampleLayer,
+                    request_deserializer=magd_dot_v1_dot_operation__pb2.DownsampleLayerRequest.FromString,
+                    response_serializer=magd_dot_v1_dot_operation__pb2.DownsampleLayerResponse.SerializeToString,
             ),
             'GetOperation': grpc.unary_unary_rpc_method_handler(
                     servicer.GetOperation,
@@ -159,6 +212,87 @@ class OperationService(object):
             '/magd.v1.OperationService/CompressMag',
             magd_dot_v1_dot_operation__pb2.CompressMagRequest.SerializeToString,
             magd_dot_v1_dot_operation__pb2.CompressMagResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DecompressMag(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magd.v1.OperationService/DecompressMag',
+            magd_dot_v1_dot_operation__pb2.DecompressMagRequest.SerializeToString,
+            magd_dot_v1_dot_operation__pb2.DecompressMagResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RechunkMag(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magd.v1.OperationService/RechunkMag',
+            magd_dot_v1_dot_operation__pb2.RechunkMagRequest.SerializeToString,
+            magd_dot_v1_dot_operation__pb2.RechunkMagResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownsampleLayer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magd.v1.OperationService/DownsampleLayer',
+            magd_dot_v1_dot_operation__pb2.DownsampleLayerRequest.SerializeToString,
+            magd_dot_v1_dot_operation__pb2.DownsampleLayerResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -29,6 +29,28 @@ class OperationServiceStub:
     already gives an operation that is done.
     """
 
+    DecompressMag: grpc.UnaryUnaryMultiCallable[
+        magd.v1.operation_pb2.DecompressMagRequest,
+        magd.v1.operation_pb2.DecompressMagResponse,
+    ]
+    """Stores a mag uncompressed, in place or into another dataset. Reads and writes go on meanwhile. A mag that is not
+    compressed gives an operation that is done.
+    """
+
+    RechunkMag: grpc.UnaryUnaryMultiCallable[
+        magd.v1.operation_pb2.RechunkMagRequest,
+        magd.v1.operation_pb2.RechunkMagResponse,
+    ]
+    """Stores a mag in cube files of other lengths, in place or into another dataset. Reads and writes go on meanwhile. A
+    mag that has these lengths already gives an operation that is done.
+    """
+
+    DownsampleLayer: grpc.UnaryUnaryMultiCallable[
+        magd.v1.operation_pb2.DownsampleLayerRequest,
+        magd.v1.operation_pb2.DownsampleLayerResponse,
+    ]
+    """Builds coarser mags of a layer from a finer one, or brings them up to date. Reads and writes go on meanwhile."""
+
     GetOperation: grpc.UnaryUnaryMultiCallable[
         magd.v1.operation_pb2.GetOperationRequest,
         magd.v1.operation_pb2.GetOperationResponse,
@@ -63,6 +85,28 @@ class OperationServiceAsyncStub:
     """Compresses a mag, in place or into another dataset. Reads and writes go on meanwhile. A mag that is compressed
     already gives an operation that is done.
     """
+
+    DecompressMag: grpc.aio.UnaryUnaryMultiCallable[
+        magd.v1.operation_pb2.DecompressMagRequest,
+        magd.v1.operation_pb2.DecompressMagResponse,
+    ]
+    """Stores a mag uncompressed, in place or into another dataset. Reads and writes go on meanwhile. A mag that is not
+    compressed gives an operation that is done.
+    """
+
+    RechunkMag: grpc.aio.UnaryUnaryMultiCallable[
+        magd.v1.operation_pb2.RechunkMagRequest,
+        magd.v1.operation_pb2.RechunkMagResponse,
+    ]
+    """Stores a mag in cube files of other lengths, in place or into another dataset. Reads and writes go on meanwhile. A
+    mag that has these lengths already gives an operation that is done.
+    """
+
+    DownsampleLayer: grpc.aio.UnaryUnaryMultiCallable[
+        magd.v1.operation_pb2.DownsampleLayerRequest,
+        magd.v1.operation_pb2.DownsampleLayerResponse,
+    ]
+    """Builds coarser mags of a layer from a finer one, or brings them up to date. Reads and writes go on meanwhile."""
 
     GetOperation: grpc.aio.UnaryUnaryMultiCallable[
         magd.v1.operation_pb2.GetOperationRequest,
@@ -100,6 +144,34 @@ class OperationServiceServicer(metaclass=abc.ABCMeta):
         """Compresses a mag, in place or into another dataset. Reads and writes go on meanwhile. A mag that is compressed
         already gives an operation that is done.
         """
+
+    @abc.abstractmethod
+    def DecompressMag(
+        self,
+        request: magd.v1.operation_pb2.DecompressMagRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[magd.v1.operation_pb2.DecompressMagResponse, collections.abc.Awaitable[magd.v1.operation_pb2.DecompressMagResponse]]:
+        """Stores a mag uncompressed, in place or into another dataset. Reads and writes go on meanwhile. A mag that is not
+        compressed gives an operation that is done.
+        """
+
+    @abc.abstractmethod
+    def RechunkMag(
+        self,
+        request: magd.v1.operation_pb2.RechunkMagRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[magd.v1.operation_pb2.RechunkMagResponse, collections.abc.Awaitable[magd.v1.operation_pb2.RechunkMagResponse]]:
+        """Stores a mag in cube files of other lengths, in place or into another dataset. Reads and writes go on meanwhile. A
+        mag that has these lengths already gives an operation that is done.
+        """
+
+    @abc.abstractmethod
+    def DownsampleLayer(
+        self,
+        request: magd.v1.operation_pb2.DownsampleLayerRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[magd.v1.operation_pb2.DownsampleLayerResponse, collections.abc.Awaitable[magd.v1.operation_pb2.DownsampleLayerResponse]]:
+        """Builds coarser mags of a layer from a finer one, or brings them up to date. Reads and writes go on meanwhile."""
 
     @abc.abstractmethod
     def GetOperation(

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from magd.v1 import types_pb2 as magd_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14magd/v1/volume.proto\x12\x07magd.v1\x1a\x13magd/v1/types.proto\"<\n\x0cSharedMemory\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04size\x18\x03 \x01(\x03\"\xb9\x03\n\x0fWriteBoxRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x19\n\x03\x62ox\x18\x02 \x01(\x0b\x32\x0c.magd.v1.Box\x12$\n\tdata_type\x18\x03 \x01(\x0e\x32\x11.magd.v1.DataType\x12\x14\n\x0cnum_channels\x18\x04 \x01(\x05\x12\'\n\ndurability\x18\x05 \x01(\x0e\x32\x13.magd.v1.Durability\x12\x1f\n\x06\x62ounds\x18\x06 \x01(\x0e\x32\x0f.magd.v1.Bounds\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x1d\n\x05order\x18\x08 \x01(\x0e\x32\x0e.magd.v1.Order\x12#\n\x08\x65ncoding\x18\t \x01(\x0e\x32\x11.magd.v1.Encoding\x12\x13\n\x06\x63rc32c\x18\n \x01(\x07H\x00\x88\x01\x01\x12&\n\x0bif_revision\x18\x0b \x01(\x0b\x32\x11.magd.v1.Revision\x12\x1b\n\x04mask\x18\x0c \x01(\x0e\x32\r.magd.v1.Mask\x12,\n\rshared_memory\x18\r \x01(\x0b\x32\x15.magd.v1.SharedMemory\x12\x0c\n\x04\x64\x61ta\x18\x64 \x01(\x0c\x42\t\n\x07_crc32c\"`\n\x10WriteBoxResponse\x12#\n\x08revision\x18\x01 \x01(\x0b\x32\x11.magd.v1.Revision\x12\'\n\ndurability\x18\x02 \x01(\x0e\x32\x13.magd.v1.Durability\"\xab\x01\n\x0eReadBoxRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x19\n\x03\x62ox\x18\x02 \x01(\x0b\x32\x0c.magd.v1.Box\x12\x1d\n\x05order\x18\x03 \x01(\x0e\x32\x0e.magd.v1.Order\x12#\n\x08\x65ncoding\x18\x04 \x01(\x0e\x32\x11.magd.v1.Encoding\x12,\n\rshared_memory\x18\x05 \x01(\x0b\x32\x15.magd.v1.SharedMemory\"\xad\x02\n\x0fReadBoxResponse\x12\x19\n\x03\x62ox\x18\x01 \x01(\x0b\x32\x0c.magd.v1.Box\x12$\n\tdata_type\x18\x02 \x01(\x0e\x32\x11.magd.v1.DataType\x12\x14\n\x0cnum_channels\x18\x03 \x01(\x05\x12#\n\x08revision\x18\x04 \x01(\x0b\x32\x11.magd.v1.Revision\x12\x1d\n\x05order\x18\x05 \x01(\x0e\x32\x0e.magd.v1.Order\x12#\n\x08\x65ncoding\x18\x06 \x01(\x0e\x32\x11.magd.v1.Encoding\x12\x13\n\x06\x63rc32c\x18\x07 \x01(\x07H\x00\x88\x01\x01\x12,\n\rshared_memory\x18\x08 \x01(\x0b\x32\x15.magd.v1.SharedMemory\x12\x0c\n\x04\x64\x61ta\x18\x64 \x01(\x0c\x42\t\n\x07_crc32c\"\xb5\x01\n\x08\x42oxError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x31\n\x08metadata\x18\x04 \x03(\x0b\x32\x1f.magd.v1.BoxError.MetadataEntry\x12\x16\n\x0eretry_delay_ms\x18\x05 \x01(\x03\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"?\n\x14WriteBoxBatchRequest\x12\'\n\x05\x62oxes\x18\x01 \x03(\x0b\x32\x18.magd.v1.WriteBoxRequest\"E\n\x15WriteBoxBatchResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.magd.v1.WriteBoxesResponse\"=\n\x13ReadBoxBatchRequest\x12&\n\x05\x62oxes\x18\x01 \x03(\x0b\x32\x17.magd.v1.ReadBoxRequest\"C\n\x14ReadBoxBatchResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.magd.v1.ReadBoxesResponse\"I\n\x11WriteBoxesRequest\x12\r\n\x05index\x18\x01 \x01(\x03\x12%\n\x03\x62ox\x18\x02 \x01(\x0b\x32\x18.magd.v1.WriteBoxRequest\"\x88\x01\n\x12WriteBoxesResponse\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x34\n\x0f\x61\x63knowledgement\x18\x02 \x01(\x0b\x32\x19.magd.v1.WriteBoxResponseH\x00\x12\"\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x11.magd.v1.BoxErrorH\x00\x42\t\n\x07outcome\"G\n\x10ReadBoxesRequest\x12\r\n\x05index\x18\x01 \x01(\x03\x12$\n\x03\x62ox\x18\x02 \x01(\x0b\x32\x17.magd.v1.ReadBoxRequest\"z\n\x11ReadBoxesResponse\x12\r\n\x05index\x18\x01 \x01(\x03\x12\'\n\x03\x62ox\x18\x02 \x01(\x0b\x32\x18.magd.v1.ReadBoxResponseH\x00\x12\"\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x11.magd.v1.BoxErrorH\x00\x42\t\n\x07outcome*F\n\x06\x42ounds\x12\x16\n\x12\x42OUNDS_UNSPECIFIED\x10\x00\x12\x11\n\rBOUNDS_EXTEND\x10\x01\x12\x11\n\rBOUNDS_REJECT\x10\x02*<\n\x04Mask\x12\x14\n\x10MASK_UNSPECIFIED\x10\x00\x12\x0c\n\x08MASK_ALL\x10\x01\x12\x10\n\x0cMASK_NONZERO\x10\x02\x32\xc2\x03\n\rVolumeService\x12\x41\n\x08WriteBox\x12\x18.magd.v1.WriteBoxRequest\x1a\x19.magd.v1.WriteBoxResponse(\x01\x12>\n\x07ReadBox\x12\x17.magd.v1.ReadBoxRequest\x1a\x18.magd.v1.ReadBoxResponse0\x01\x12N\n\rWriteBoxBatch\x12\x1d.magd.v1.WriteBoxBatchRequest\x1a\x1e.magd.v1.WriteBoxBatchResponse\x12K\n\x0cReadBoxBatch\x12\x1c.magd.v1.ReadBoxBatchRequest\x1a\x1d.magd.v1.ReadBoxBatchResponse\x12I\n\nWriteBoxes\x12\x1a.magd.v1.WriteBoxesRequest\x1a\x1b.magd.v1.WriteBoxesResponse(\x01\x30\x01\x12\x46\n\tReadBoxes\x12\x19.magd.v1.ReadBoxesRequest\x1a\x1a.magd.v1.ReadBoxesResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14magd/v1/volume.proto\x12\x07magd.v1\x1a\x13magd/v1/types.proto\"<\n\x0cSharedMemory\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04size\x18\x03 \x01(\x03\"\xcf\x03\n\x0fWriteBoxRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x19\n\x03\x62ox\x18\x02 \x01(\x0b\x32\x0c.magd.v1.Box\x12$\n\tdata_type\x18\x03 \x01(\x0e\x32\x11.magd.v1.DataType\x12\x14\n\x0cnum_channels\x18\x04 \x01(\x05\x12\'\n\ndurability\x18\x05 \x01(\x0e\x32\x13.magd.v1.Durability\x12\x1f\n\x06\x62ounds\x18\x06 \x01(\x0e\x32\x0f.magd.v1.Bounds\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x1d\n\x05order\x18\x08 \x01(\x0e\x32\x0e.magd.v1.Order\x12#\n\x08\x65ncoding\x18\t \x01(\x0e\x32\x11.magd.v1.Encoding\x12\x13\n\x06\x63rc32c\x18\n \x01(\x07H\x00\x88\x01\x01\x12&\n\x0bif_revision\x18\x0b \x01(\x0b\x32\x11.magd.v1.Revision\x12\x1b\n\x04mask\x18\x0c \x01(\x0e\x32\r.magd.v1.Mask\x12,\n\rshared_memory\x18\r \x01(\x0b\x32\x15.magd.v1.SharedMemory\x12\x14\n\x0c\x64\x65\x63oded_size\x18\x0e \x01(\x05\x12\x0c\n\x04\x64\x61ta\x18\x64 \x01(\x0c\x42\t\n\x07_crc32c\"`\n\x10WriteBoxResponse\x12#\n\x08revision\x18\x01 \x01(\x0b\x32\x11.magd.v1.Revision\x12\'\n\ndurability\x18\x02 \x01(\x0e\x32\x13.magd.v1.Durability\"\xab\x01\n\x0eReadBoxRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x19\n\x03\x62ox\x18\x02 \x01(\x0b\x32\x0c.magd.v1.Box\x12\x1d\n\x05order\x18\x03 \x01(\x0e\x32\x0e.magd.v1.Order\x12#\n\x08\x65ncoding\x18\x04 \x01(\x0e\x32\x11.magd.v1.Encoding\x12,\n\rshared_memory\x18\x05 \x01(\x0b\x32\x15.magd.v1.SharedMemory\"\xc3\x02\n\x0fReadBoxResponse\x12\x19\n\x03\x62ox\x18\x01 \x01(\x0b\x32\x0c.magd.v1.Box\x12$\n\tdata_type\x18\x02 \x01(\x0e\x32\x11.magd.v1.DataType\x12\x14\n\x0cnum_channels\x18\x03 \x01(\x05\x12#\n\x08revision\x18\x04 \x01(\x0b\x32\x11.magd.v1.Revision\x12\x1d\n\x05order\x18\x05 \x01(\x0e\x32\x0e.magd.v1.Order\x12#\n\x08\x65ncoding\x18\x06 \x01(\x0e\x32\x11.magd.v1.Encoding\x12\x13\n\x06\x63rc32c\x18\x07 \x01(\x07H\x00\x88\x01\x01\x12,\n\rshared_memory\x18\x08 \x01(\x0b\x32\x15.magd.v1.SharedMemory\x12\x14\n\x0c\x64\x65\x63oded_size\x18\t \x01(\x05\x12\x0c\n\x04\x64\x61ta\x18\x64 \x01(\x0c\x42\t\n\x07_crc32c\"\xb5\x01\n\x08\x42oxError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x31\n\x08metadata\x18\x04 \x03(\x0b\x32\x1f.magd.v1.BoxError.MetadataEntry\x12\x16\n\x0eretry_delay_ms\x18\x05 \x01(\x03\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"?\n\x14WriteBoxBatchRequest\x12\'\n\x05\x62oxes\x18\x01 \x03(\x0b\x32\x18.magd.v1.WriteBoxRequest\"E\n\x15WriteBoxBatchResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.magd.v1.WriteBoxesResponse\"=\n\x13ReadBoxBatchRequest\x12&\n\x05\x62oxes\x18\x01 \x03(\x0b\x32\x17.magd.v1.ReadBoxRequest\"C\n\x14ReadBoxBatchResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.magd.v1.ReadBoxesResponse\"I\n\x11WriteBoxesRequest\x12\r\n\x05index\x18\x01 \x01(\x03\x12%\n\x03\x62ox\x18\x02 \x01(\x0b\x32\x18.magd.v1.WriteBoxRequest\"\x88\x01\n\x12WriteBoxesResponse\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x34\n\x0f\x61\x63knowledgement\x18\x02 \x01(\x0b\x32\x19.magd.v1.WriteBoxResponseH\x00\x12\"\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x11.magd.v1.BoxErrorH\x00\x42\t\n\x07outcome\"G\n\x10ReadBoxesRequest\x12\r\n\x05index\x18\x01 \x01(\x03\x12$\n\x03\x62ox\x18\x02 \x01(\x0b\x32\x17.magd.v1.ReadBoxRequest\"z\n\x11ReadBoxesResponse\x12\r\n\x05index\x18\x01 \x01(\x03\x12\'\n\x03\x62ox\x18\x02 \x01(\x0b\x32\x18.magd.v1.ReadBoxResponseH\x00\x12\"\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x11.magd.v1.BoxErrorH\x00\x42\t\n\x07outcome\"H\n\x12ShareMemoryRequest\x12\x15\n\x0blease_bytes\x18\x01 \x01(\x03H\x00\x12\x11\n\x07release\x18\x02 \x01(\tH\x00\x42\x08\n\x06\x61\x63tion\"G\n\x13ShareMemoryResponse\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03*F\n\x06\x42ounds\x12\x16\n\x12\x42OUNDS_UNSPECIFIED\x10\x00\x12\x11\n\rBOUNDS_EXTEND\x10\x01\x12\x11\n\rBOUNDS_REJECT\x10\x02*<\n\x04Mask\x12\x14\n\x10MASK_UNSPECIFIED\x10\x00\x12\x0c\n\x08MASK_ALL\x10\x01\x12\x10\n\x0cMASK_NONZERO\x10\x02\x32\x90\x04\n\rVolumeService\x12\x41\n\x08WriteBox\x12\x18.magd.v1.WriteBoxRequest\x1a\x19.magd.v1.WriteBoxResponse(\x01\x12>\n\x07ReadBox\x12\x17.magd.v1.ReadBoxRequest\x1a\x18.magd.v1.ReadBoxResponse0\x01\x12N\n\rWriteBoxBatch\x12\x1d.magd.v1.WriteBoxBatchRequest\x1a\x1e.magd.v1.WriteBoxBatchResponse\x12K\n\x0cReadBoxBatch\x12\x1c.magd.v1.ReadBoxBatchRequest\x1a\x1d.magd.v1.ReadBoxBatchResponse\x12I\n\nWriteBoxes\x12\x1a.magd.v1.WriteBoxesRequest\x1a\x1b.magd.v1.WriteBoxesResponse(\x01\x30\x01\x12\x46\n\tReadBoxes\x12\x19.magd.v1.ReadBoxesRequest\x1a\x1a.magd.v1.ReadBoxesResponse(\x01\x30\x01\x12L\n\x0bShareMemory\x12\x1b.magd.v1.ShareMemoryRequest\x1a\x1c.magd.v1.ShareMemoryResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,40 +34,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_BOXERROR_METADATAENTRY']._loaded_options = None
   _globals['_BOXERROR_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_BOUNDS']._serialized_start=1999
-  _globals['_BOUNDS']._serialized_end=2069
-  _globals['_MASK']._serialized_start=2071
-  _globals['_MASK']._serialized_end=2131
+  _globals['_BOUNDS']._serialized_start=2190
+  _globals['_BOUNDS']._serialized_end=2260
+  _globals['_MASK']._serialized_start=2262
+  _globals['_MASK']._serialized_end=2322
   _globals['_SHAREDMEMORY']._serialized_start=54
   _globals['_SHAREDMEMORY']._serialized_end=114
   _globals['_WRITEBOXREQUEST']._serialized_start=117
-  _globals['_WRITEBOXREQUEST']._serialized_end=558
-  _globals['_WRITEBOXRESPONSE']._serialized_start=560
-  _globals['_WRITEBOXRESPONSE']._serialized_end=656
-  _globals['_READBOXREQUEST']._serialized_start=659
-  _globals['_READBOXREQUEST']._serialized_end=830
-  _globals['_READBOXRESPONSE']._serialized_start=833
-  _globals['_READBOXRESPONSE']._serialized_end=1134
-  _globals['_BOXERROR']._serialized_start=1137
-  _globals['_BOXERROR']._serialized_end=1318
-  _globals['_BOXERROR_METADATAENTRY']._serialized_start=1271
-  _globals['_BOXERROR_METADATAENTRY']._serialized_end=1318
-  _globals['_WRITEBOXBATCHREQUEST']._serialized_start=1320
-  _globals['_WRITEBOXBATCHREQUEST']._serialized_end=1383
-  _globals['_WRITEBOXBATCHRESPONSE']._serialized_start=1385
-  _globals['_WRITEBOXBATCHRESPONSE']._serialized_end=1454
-  _globals['_READBOXBATCHREQUEST']._serialized_start=1456
-  _globals['_READBOXBATCHREQUEST']._serialized_end=1517
-  _globals['_READBOXBATCHRESPONSE']._serialized_start=1519
-  _globals['_READBOXBATCHRESPONSE']._serialized_end=1586
-  _globals['_WRITEBOXESREQUEST']._serialized_start=1588
-  _globals['_WRITEBOXESREQUEST']._serialized_end=1661
-  _globals['_WRITEBOXESRESPONSE']._serialized_start=1664
-  _globals['_WRITEBOXESRESPONSE']._serialized_end=1800
-  _globals['_READBOXESREQUEST']._serialized_start=1802
-  _globals['_READBOXESREQUEST']._serialized_end=1873
-  _globals['_READBOXESRESPONSE']._serialized_start=1875
-  _globals['_READBOXESRESPONSE']._serialized_end=1997
-  _globals['_VOLUMESERVICE']._serialized_start=2134
-  _globals['_VOLUMESERVICE']._serialized_end=2584
+  _globals['_WRITEBOXREQUEST']._serialized_end=580
+  _globals['_WRITEBOXRESPONSE']._serialized_start=582
+  _globals['_WRITEBOXRESPONSE']._serialized_end=678
+  _globals['_READBOXREQUEST']._serialized_start=681
+  _globals['_READBOXREQUEST']._serialized_end=852
+  _globals['_READBOXRESPONSE']._serialized_start=855
+  _globals['_READBOXRESPONSE']._serialized_end=1178
+  _globals['_BOXERROR']._serialized_start=1181
+  _globals['_BOXERROR']._serialized_end=1362
+  _globals['_BOXERROR_METADATAENTRY']._serialized_start=1315
+  _globals['_BOXERROR_METADATAENTRY']._serialized_end=1362
+  _globals['_WRITEBOXBATCHREQUEST']._serialized_start=1364
+  _globals['_WRITEBOXBATCHREQUEST']._serialized_end=1427
+  _globals['_WRITEBOXBATCHRESPONSE']._serialized_start=1429
+  _globals['_WRITEBOXBATCHRESPONSE']._serialized_end=1498
+  _globals['_READBOXBATCHREQUEST']._serialized_start=1500
+  _globals['_READBOXBATCHREQUEST']._serialized_end=1561
+  _globals['_READBOXBATCHRESPONSE']._serialized_start=1563
+  _globals['_READBOXBATCHRESPONSE']._serialized_end=1630
+  _globals['_WRITEBOXESREQUEST']._serialized_start=1632
+  _globals['_WRITEBOXESREQUEST']._serialized_end=1705
+  _globals['_WRITEBOXESRESPONSE']._serialized_start=1708
+  _globals['_WRITEBOXESRESPONSE']._serialized_end=1844
+  _globals['_READBOXESREQUEST']._serialized_start=1846
+  _globals['_READBOXESREQUEST']._serialized_end=1917
+  _globals['_READBOXESRESPONSE']._serialized_start=1919
+  _globals['_READBOXESRESPONSE']._serialized_end=2041
+  _globals['_SHAREMEMORYREQUEST']._serialized_start=2043
+  _globals['_SHAREMEMORYREQUEST']._serialized_end=2115
+  _globals['_SHAREMEMORYRESPONSE']._serialized_start=2117
+  _globals['_SHAREMEMORYRESPONSE']._serialized_end=2188
+  _globals['_VOLUMESERVICE']._serialized_start=2325
+  _globals['_VOLUMESERVICE']._serialized_end=2853
 # @@protoc_insertion_point(module_scope)

@@ -37,7 +37,7 @@ class SharedMemory(_message.Message):
     def __init__(self, region: _Optional[str] = ..., offset: _Optional[int] = ..., size: _Optional[int] = ...) -> None: ...
 
 class WriteBoxRequest(_message.Message):
-    __slots__ = ("name", "box", "data_type", "num_channels", "durability", "bounds", "request_id", "order", "encoding", "crc32c", "if_revision", "mask", "shared_memory", "data")
+    __slots__ = ("name", "box", "data_type", "num_channels", "durability", "bounds", "request_id", "order", "encoding", "crc32c", "if_revision", "mask", "shared_memory", "decoded_size", "data")
     NAME_FIELD_NUMBER: _ClassVar[int]
     BOX_FIELD_NUMBER: _ClassVar[int]
     DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +51,7 @@ class WriteBoxRequest(_message.Message):
     IF_REVISION_FIELD_NUMBER: _ClassVar[int]
     MASK_FIELD_NUMBER: _ClassVar[int]
     SHARED_MEMORY_FIELD_NUMBER: _ClassVar[int]
+    DECODED_SIZE_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     name: str
     box: _types_pb2.Box
@@ -65,8 +66,9 @@ class WriteBoxRequest(_message.Message):
     if_revision: _types_pb2.Revision
     mask: Mask
     shared_memory: SharedMemory
+    decoded_size: int
     data: bytes
-    def __init__(self, name: _Optional[str] = ..., box: _Optional[_Union[_types_pb2.Box, _Mapping]] = ..., data_type: _Optional[_Union[_types_pb2.DataType, str]] = ..., num_channels: _Optional[int] = ..., durability: _Optional[_Union[_types_pb2.Durability, str]] = ..., bounds: _Optional[_Union[Bounds, str]] = ..., request_id: _Optional[str] = ..., order: _Optional[_Union[_types_pb2.Order, str]] = ..., encoding: _Optional[_Union[_types_pb2.Encoding, str]] = ..., crc32c: _Optional[int] = ..., if_revision: _Optional[_Union[_types_pb2.Revision, _Mapping]] = ..., mask: _Optional[_Union[Mask, str]] = ..., shared_memory: _Optional[_Union[SharedMemory, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., box: _Optional[_Union[_types_pb2.Box, _Mapping]] = ..., data_type: _Optional[_Union[_types_pb2.DataType, str]] = ..., num_channels: _Optional[int] = ..., durability: _Optional[_Union[_types_pb2.Durability, str]] = ..., bounds: _Optional[_Union[Bounds, str]] = ..., request_id: _Optional[str] = ..., order: _Optional[_Union[_types_pb2.Order, str]] = ..., encoding: _Optional[_Union[_types_pb2.Encoding, str]] = ..., crc32c: _Optional[int] = ..., if_revision: _Optional[_Union[_types_pb2.Revision, _Mapping]] = ..., mask: _Optional[_Union[Mask, str]] = ..., shared_memory: _Optional[_Union[SharedMemory, _Mapping]] = ..., decoded_size: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class WriteBoxResponse(_message.Message):
     __slots__ = ("revision", "durability")
@@ -91,7 +93,7 @@ class ReadBoxRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., box: _Optional[_Union[_types_pb2.Box, _Mapping]] = ..., order: _Optional[_Union[_types_pb2.Order, str]] = ..., encoding: _Optional[_Union[_types_pb2.Encoding, str]] = ..., shared_memory: _Optional[_Union[SharedMemory, _Mapping]] = ...) -> None: ...
 
 class ReadBoxResponse(_message.Message):
-    __slots__ = ("box", "data_type", "num_channels", "revision", "order", "encoding", "crc32c", "shared_memory", "data")
+    __slots__ = ("box", "data_type", "num_channels", "revision", "order", "encoding", "crc32c", "shared_memory", "decoded_size", "data")
     BOX_FIELD_NUMBER: _ClassVar[int]
     DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
     NUM_CHANNELS_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +102,7 @@ class ReadBoxResponse(_message.Message):
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     CRC32C_FIELD_NUMBER: _ClassVar[int]
     SHARED_MEMORY_FIELD_NUMBER: _ClassVar[int]
+    DECODED_SIZE_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     box: _types_pb2.Box
     data_type: _types_pb2.DataType
@@ -109,8 +112,9 @@ class ReadBoxResponse(_message.Message):
     encoding: _types_pb2.Encoding
     crc32c: int
     shared_memory: SharedMemory
+    decoded_size: int
     data: bytes
-    def __init__(self, box: _Optional[_Union[_types_pb2.Box, _Mapping]] = ..., data_type: _Optional[_Union[_types_pb2.DataType, str]] = ..., num_channels: _Optional[int] = ..., revision: _Optional[_Union[_types_pb2.Revision, _Mapping]] = ..., order: _Optional[_Union[_types_pb2.Order, str]] = ..., encoding: _Optional[_Union[_types_pb2.Encoding, str]] = ..., crc32c: _Optional[int] = ..., shared_memory: _Optional[_Union[SharedMemory, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, box: _Optional[_Union[_types_pb2.Box, _Mapping]] = ..., data_type: _Optional[_Union[_types_pb2.DataType, str]] = ..., num_channels: _Optional[int] = ..., revision: _Optional[_Union[_types_pb2.Revision, _Mapping]] = ..., order: _Optional[_Union[_types_pb2.Order, str]] = ..., encoding: _Optional[_Union[_types_pb2.Encoding, str]] = ..., crc32c: _Optional[int] = ..., shared_memory: _Optional[_Union[SharedMemory, _Mapping]] = ..., decoded_size: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class BoxError(_message.Message):
     __slots__ = ("code", "reason", "message", "metadata", "retry_delay_ms")
@@ -192,3 +196,21 @@ class ReadBoxesResponse(_message.Message):
     box: ReadBoxResponse
     error: BoxError
     def __init__(self, index: _Optional[int] = ..., box: _Optional[_Union[ReadBoxResponse, _Mapping]] = ..., error: _Optional[_Union[BoxError, _Mapping]] = ...) -> None: ...
+
+class ShareMemoryRequest(_message.Message):
+    __slots__ = ("lease_bytes", "release")
+    LEASE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    lease_bytes: int
+    release: str
+    def __init__(self, lease_bytes: _Optional[int] = ..., release: _Optional[str] = ...) -> None: ...
+
+class ShareMemoryResponse(_message.Message):
+    __slots__ = ("region", "path", "size_bytes")
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    region: str
+    path: str
+    size_bytes: int
+    def __init__(self, region: _Optional[str] = ..., path: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...

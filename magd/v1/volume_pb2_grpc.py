@@ -66,6 +66,11 @@ class VolumeServiceStub(object):
                 request_serializer=magd_dot_v1_dot_volume__pb2.ReadBoxesRequest.SerializeToString,
                 response_deserializer=magd_dot_v1_dot_volume__pb2.ReadBoxesResponse.FromString,
                 _registered_method=True)
+        self.ShareMemory = channel.stream_stream(
+                '/magd.v1.VolumeService/ShareMemory',
+                request_serializer=magd_dot_v1_dot_volume__pb2.ShareMemoryRequest.SerializeToString,
+                response_deserializer=magd_dot_v1_dot_volume__pb2.ShareMemoryResponse.FromString,
+                _registered_method=True)
 
 
 class VolumeServiceServicer(object):
@@ -120,6 +125,14 @@ class VolumeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShareMemory(self, request_iterator, context):
+        """Leases regions of shared memory to a client of the same user on the same machine. They belong to the stream: when it
+        ends, however it ends, they are taken back. Answered on unix sockets only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VolumeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -152,6 +165,11 @@ def add_VolumeServiceServicer_to_server(servicer, server):
                     servicer.ReadBoxes,
                     request_deserializer=magd_dot_v1_dot_volume__pb2.ReadBoxesRequest.FromString,
                     response_serializer=magd_dot_v1_dot_volume__pb2.ReadBoxesResponse.SerializeToString,
+            ),
+            'ShareMemory': grpc.stream_stream_rpc_method_handler(
+                    servicer.ShareMemory,
+                    request_deserializer=magd_dot_v1_dot_volume__pb2.ShareMemoryRequest.FromString,
+                    response_serializer=magd_dot_v1_dot_volume__pb2.ShareMemoryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -318,6 +336,33 @@ class VolumeService(object):
             '/magd.v1.VolumeService/ReadBoxes',
             magd_dot_v1_dot_volume__pb2.ReadBoxesRequest.SerializeToString,
             magd_dot_v1_dot_volume__pb2.ReadBoxesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShareMemory(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/magd.v1.VolumeService/ShareMemory',
+            magd_dot_v1_dot_volume__pb2.ShareMemoryRequest.SerializeToString,
+            magd_dot_v1_dot_volume__pb2.ShareMemoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

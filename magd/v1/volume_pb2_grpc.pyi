@@ -66,6 +66,14 @@ class VolumeServiceStub:
     ]
     """Reads many boxes, pipelined. Results carry the index of their box and may come out of order."""
 
+    ShareMemory: grpc.StreamStreamMultiCallable[
+        magd.v1.volume_pb2.ShareMemoryRequest,
+        magd.v1.volume_pb2.ShareMemoryResponse,
+    ]
+    """Leases regions of shared memory to a client of the same user on the same machine. They belong to the stream: when it
+    ends, however it ends, they are taken back. Answered on unix sockets only.
+    """
+
 class VolumeServiceAsyncStub:
     """Reads and writes boxes. Reads and writes of overlapping boxes behave as if they ran one at a time, in an order that
     agrees with real time; disjoint work runs side by side. No message of the daemon is larger than 2 MiB.
@@ -113,6 +121,14 @@ class VolumeServiceAsyncStub:
         magd.v1.volume_pb2.ReadBoxesResponse,
     ]
     """Reads many boxes, pipelined. Results carry the index of their box and may come out of order."""
+
+    ShareMemory: grpc.aio.StreamStreamMultiCallable[
+        magd.v1.volume_pb2.ShareMemoryRequest,
+        magd.v1.volume_pb2.ShareMemoryResponse,
+    ]
+    """Leases regions of shared memory to a client of the same user on the same machine. They belong to the stream: when it
+    ends, however it ends, they are taken back. Answered on unix sockets only.
+    """
 
 class VolumeServiceServicer(metaclass=abc.ABCMeta):
     """Reads and writes boxes. Reads and writes of overlapping boxes behave as if they ran one at a time, in an order that
@@ -173,5 +189,15 @@ class VolumeServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[magd.v1.volume_pb2.ReadBoxesResponse], collections.abc.AsyncIterator[magd.v1.volume_pb2.ReadBoxesResponse]]:
         """Reads many boxes, pipelined. Results carry the index of their box and may come out of order."""
+
+    @abc.abstractmethod
+    def ShareMemory(
+        self,
+        request_iterator: _MaybeAsyncIterator[magd.v1.volume_pb2.ShareMemoryRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[magd.v1.volume_pb2.ShareMemoryResponse], collections.abc.AsyncIterator[magd.v1.volume_pb2.ShareMemoryResponse]]:
+        """Leases regions of shared memory to a client of the same user on the same machine. They belong to the stream: when it
+        ends, however it ends, they are taken back. Answered on unix sockets only.
+        """
 
 def add_VolumeServiceServicer_to_server(servicer: VolumeServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
+from magd.framing import WriteFrame
 from magd_client import fork
 from magd_client.address import Address, channel_options
-from magd_client.framing import WriteFrame
 from magd_client.status import error_of_call
 
 if TYPE_CHECKING:

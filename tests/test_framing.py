@@ -7,8 +7,8 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from magd.framing import ReadFrame, WriteFrame
 from magd.v1 import types_pb2, volume_pb2
-from magd_client.framing import ReadFrame, WriteFrame
 
 headers = st.builds(
     volume_pb2.WriteBoxRequest,
