@@ -51,7 +51,7 @@ from magd.journal.records import Head, Outcome, WriteRecord
 from magd.journal.recovery import recover
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from magd.actors.events import Events
     from magd.actors.messages import Write
@@ -119,6 +119,8 @@ class CommitPoint:
         self._journal: Journal | None = None
         self._appended = self.revision
         self._records: dict[int, WriteRecord] = {}
+        self._awaiting_sync: set[int] = set()
+        """Numbers of records whose writes are committed only when they are on the disk."""
         self._abandoned: set[int] = set()
         """Numbers of records whose writes were not committed, in a journal that is broken."""
         self._leases: dict[Entry, asyncio.Future[None]] = {}
@@ -188,18 +190,12 @@ class CommitPoint:
             before, mine = self._last_visible, asyncio.get_running_loop().create_future()
             self._last_visible = mine
         try:
-            if durability >= Durability.DISK:
-                await self._sync_journal()
+            if number is not None and durability >= Durability.DISK:
+                await self._sync_record(number)
             await self._save_extension(extension, durability)
             if before is not None:
                 await asyncio.wait([before])
             self._show(command, write, acknowledgement, number)
-        except MagdError:
-            if number is not None:
-                # It was never visible. It must not come to lie below later writes when the journal is mended.
-                del self._records[number]
-                self._abandoned.add(number)
-            raise
         finally:
             mine.set_result(None)
         return acknowledgement
@@ -308,18 +304,29 @@ class CommitPoint:
             closed=closed,
         )
 
+    async def _sync_record(self, number: int) -> None:
+        self._awaiting_sync.add(number)
+        try:
+            await self._sync_journal()
+        finally:
+            self._awaiting_sync.discard(number)
+
     async def _sync_or_rewrite(self) -> None:
         journal = self._journal
         if journal is None:
             return
-        undurable = self._undurable_bytes
+        undurable, awaiting = self._undurable_bytes, frozenset(self._awaiting_sync)
         try:
             await self._threads.run(journal.sync)
         except MagdError as error:
             log.exception("sync of the journal failed", mag=str(self._name), error=error.message)
             async with self._journal_in_use:
                 if journal.broken:
-                    await self._rewrite(journal)
+                    try:
+                        await self._rewrite(journal)
+                    except MagdError:
+                        self._abandon(number for number in awaiting if number > journal.durable)
+                        raise
         if not self._unjournaled:
             self._undurable_bytes -= undurable
 
@@ -331,6 +338,13 @@ class CommitPoint:
         head, records, abandoned = self._head(self._appended), dict(self._records), frozenset(self._abandoned)
         await self._threads.run(journal.rewrite, head, records, without=abandoned)
         self._abandoned -= abandoned
+
+    def _abandon(self, numbers: Iterable[int]) -> None:
+        """Have records not count when the journal is mended: their writes are not committed, and must not come to lie
+        below later ones. To be called while the journal is held, so that nobody mends it before."""
+        for number in numbers:
+            del self._records[number]
+            self._abandoned.add(number)
 
     async def flush(self, *, to_files: bool) -> None:
         """Raise everything that is visible now to DISK; with `to_files` also bring it into the cube files."""

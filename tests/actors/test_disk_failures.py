@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import itertools
 import os
 import shutil
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -155,4 +158,44 @@ async def test_a_write_of_unknown_outcome_never_comes_to_lie_below_later_ones(
     shutil.copytree(tmp_path / "root", crashed)
     async with Storage(Root(str(crashed)), CONFIG, pool) as again:
         assert np.array_equal(await read(again, mag, (0, 0, 0), (24, 16, 16)), seen)
+    assert (seen[:, :8] == 1).all()
+
+
+async def test_a_write_of_unknown_outcome_is_void_also_if_another_writer_mends_the_journal_at_once(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pool: CompressionPool
+) -> None:
+    mag = await make_mag(storage, compressed=True)  # nothing gets into the files by itself for some seconds
+    await write(storage, mag, (0, 0, 0), filled(1))
+    mending, others_wait = threading.Event(), threading.Event()
+    original, calls = os.fdatasync, itertools.count(1)
+
+    def fail_twice(descriptor: int) -> None:
+        if not in_journal(os.readlink(f"/proc/self/fd/{descriptor}")):
+            return original(descriptor)
+        call = next(calls)
+        if call == 2:
+            mending.set()
+            assert others_wait.wait(20)
+        if call <= 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return original(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", fail_twice)
+    unknown = asyncio.create_task(write(storage, mag, (0, 0, 0), filled(2), durability=Durability.DISK))
+    await asyncio.to_thread(mending.wait, 20)
+    # These wait for the journal while the first attempt to mend it fails: they are the first to have it after that.
+    later = [asyncio.create_task(write(storage, mag, (x, 0, 0), filled(3))) for x in (16, 32)]
+    await until(lambda: storage.status().mags[0].running == 3)
+    await asyncio.gather(*(asyncio.to_thread(lambda: None) for _ in range(20)))  # their checks of cube files are over
+    others_wait.set()
+    with pytest.raises(Unavailable):
+        await unknown
+    await asyncio.gather(*later)
+    assert next(calls) > 3, "the journal was mended"
+    await write(storage, mag, (8, 0, 0), filled(4), durability=Durability.DISK)
+    seen = await read(storage, mag, (0, 0, 0), (48, 16, 16))
+    crashed = tmp_path / "crashed"
+    shutil.copytree(tmp_path / "root", crashed)
+    async with Storage(Root(str(crashed)), CONFIG, pool) as again:
+        assert np.array_equal(await read(again, mag, (0, 0, 0), (48, 16, 16)), seen)
     assert (seen[:, :8] == 1).all()
