@@ -21,14 +21,13 @@ the storage, and goes on without the client.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from magd.actors.types import Bounds, Mask, WriteCommand
 from magd.catalog.names import MagName
 from magd.errors import InvalidRequest, Reason, TooSlow, Unimplemented
 from magd.rpc import from_proto, to_proto
 from magd.rpc.admission import EdgeConfig, Pace
+from magd.rpc.box_headers import WriteHeader, refuse_order_and_encoding
 from magd.rpc.enums import DATA_TYPES
 from magd.rpc.from_proto import refuse
 from magd.rpc.parts import cut, receive, take_data
@@ -38,46 +37,8 @@ from magd.v1.volume_pb2_grpc import VolumeServiceServicer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from magd.acknowledgement import Durability, Revision
     from magd.actors.storage import Storage
-    from magd.geometry import Box
     from magd.rpc.interceptors import Context
-    from magd.voxels import VoxelArray, VoxelFormat
-
-
-@dataclass(frozen=True, slots=True)
-class _WriteHeader:
-    """What the first message of a write says."""
-
-    name: MagName
-    box: Box
-    voxels: VoxelFormat
-    durability: Durability
-    bounds: Bounds
-    request_id: str
-    mask: Mask
-    if_revision: Revision | None
-
-    @classmethod
-    def of(cls, request: volume_pb2.WriteBoxRequest) -> _WriteHeader:
-        _refuse_order_and_encoding(request)
-        for field in ("crc32c", "shared_memory"):
-            if request.HasField(field):
-                raise refuse(field)
-        return cls(
-            name=MagName.parse(request.name),
-            box=from_proto.box(request),
-            voxels=from_proto.voxel_format(request.data_type, request.num_channels),
-            durability=from_proto.durability(request.durability),
-            bounds=from_proto.bounds(request.bounds),
-            request_id=from_proto.request_id(request.request_id),
-            mask=from_proto.mask(request.mask),
-            if_revision=from_proto.if_revision(request),
-        )
-
-    def command(self, data: VoxelArray) -> WriteCommand:
-        """The write, with its data."""
-        return WriteCommand(self.request_id, self.box, data, self.durability, self.bounds, self.mask, self.if_revision)
 
 
 class VolumeService(VolumeServiceServicer):
@@ -93,7 +54,7 @@ class VolumeService(VolumeServiceServicer):
         """Write one box."""
         storage = self._storage
         first = await self._first(request_iterator)
-        header = _WriteHeader.of(first)
+        header = WriteHeader.of(first)
         cost = await storage.check_write(header.name, header.box, header.voxels, header.bounds, header.mask)
         data = take_data(first)
         with await storage.budget.lease(cost) as lease:
@@ -108,7 +69,7 @@ class VolumeService(VolumeServiceServicer):
         self, request: volume_pb2.ReadBoxRequest, context: Context
     ) -> AsyncIterator[volume_pb2.ReadBoxResponse]:
         """Read one box."""
-        _refuse_order_and_encoding(request)
+        refuse_order_and_encoding(request)
         if request.HasField("shared_memory"):
             raise refuse("shared_memory")
         storage = self._storage
@@ -173,13 +134,6 @@ class VolumeService(VolumeServiceServicer):
                 f"no first message came in {self._config.stall_seconds:g} s",
                 metadata={"limit": f"{self._config.stall_seconds:g} s"},
             ) from None
-
-
-def _refuse_order_and_encoding(request: volume_pb2.WriteBoxRequest | volume_pb2.ReadBoxRequest) -> None:
-    if request.order not in (types_pb2.ORDER_UNSPECIFIED, types_pb2.ORDER_FORTRAN):
-        raise refuse("order")
-    if request.encoding not in (types_pb2.ENCODING_UNSPECIFIED, types_pb2.ENCODING_RAW):
-        raise refuse("encoding")
 
 
 def _use_instead(method: str, other: str) -> Unimplemented:

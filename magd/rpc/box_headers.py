@@ -1,0 +1,64 @@
+"""What the first message of a box says, checked by itself: before the mag is asked, and before data is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from magd.actors.types import Bounds, Mask, WriteCommand
+from magd.catalog.names import MagName
+from magd.rpc import from_proto
+from magd.rpc.from_proto import refuse
+from magd.v1 import types_pb2
+
+if TYPE_CHECKING:
+    from magd.acknowledgement import Durability, Revision
+    from magd.geometry import Box
+    from magd.v1 import volume_pb2
+    from magd.voxels import VoxelArray, VoxelFormat
+
+
+@dataclass(frozen=True, slots=True)
+class WriteHeader:
+    """What the first message of a write says."""
+
+    name: MagName
+    box: Box
+    voxels: VoxelFormat
+    durability: Durability
+    bounds: Bounds
+    request_id: str
+    mask: Mask
+    if_revision: Revision | None
+
+    @classmethod
+    def of(cls, request: volume_pb2.WriteBoxRequest) -> WriteHeader:
+        refuse_order_and_encoding(request)
+        for field in ("crc32c", "shared_memory"):
+            if request.HasField(field):
+                raise refuse(field)
+        return cls(
+            name=MagName.parse(request.name),
+            box=from_proto.box(request),
+            voxels=from_proto.voxel_format(request.data_type, request.num_channels),
+            durability=from_proto.durability(request.durability),
+            bounds=from_proto.bounds(request.bounds),
+            request_id=from_proto.request_id(request.request_id),
+            mask=from_proto.mask(request.mask),
+            if_revision=from_proto.if_revision(request),
+        )
+
+    def command(self, data: VoxelArray) -> WriteCommand:
+        """The write, with its data."""
+        return WriteCommand(self.request_id, self.box, data, self.durability, self.bounds, self.mask, self.if_revision)
+
+
+def refuse_order_and_encoding(request: volume_pb2.WriteBoxRequest | volume_pb2.ReadBoxRequest) -> None:
+    """Refuse an order or an encoding that this version does not do.
+
+    :raises Unimplemented: it is one
+    """
+    if request.order not in (types_pb2.ORDER_UNSPECIFIED, types_pb2.ORDER_FORTRAN):
+        raise refuse("order")
+    if request.encoding not in (types_pb2.ENCODING_UNSPECIFIED, types_pb2.ENCODING_RAW):
+        raise refuse("encoding")
