@@ -1,88 +1,164 @@
-"""The two messages that carry voxels, without the copies that protobuf would make of them.
+"""The messages that carry voxels, without the copies that protobuf would make of them.
 
-`WriteBoxRequest` and `ReadBoxResponse` keep their voxels in `bytes data = 100`, after all other fields. Written
-and read by hand, that field costs one copy where the generated classes make three to five; on the wire nothing
-differs.
+`WriteBoxRequest` and `ReadBoxResponse` keep their voxels in `bytes data = 100`, after all other fields;
+`WriteBoxesRequest` and `ReadBoxesResponse` carry one of them with an index. Written and read by hand, voxels are copied
+once when a message is written, and not at all when it is read: what is read is a view of the message. The generated
+classes make three to five copies. On the wire nothing differs.
+
+Reading:
+
+1. The fields of the message are walked through. Values of the one that carries voxels are set aside, everything else is
+   kept as it is. Within groups (which only unknown fields can be) nothing is set aside.
+2. The generated class reads what was kept: it judges everything that is not walked through here.
+3. Of several data fields the last one counts, several nested messages are one (which is what their concatenation says):
+   as in protobuf.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from google.protobuf.message import DecodeError
 
 from magd.v1 import volume_pb2
 
-_DATA_FIELD: Final = volume_pb2.WriteBoxRequest.DATA_FIELD_NUMBER
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+Bytes: TypeAlias = bytes | memoryview
+"""Contiguous bytes. A memoryview has one dimension, of bytes."""
+
+_VARINT, _FIXED64, _LENGTH, _START_GROUP, _END_GROUP, _FIXED32 = range(6)
+_DATA: Final = volume_pb2.WriteBoxRequest.DATA_FIELD_NUMBER
+_INDEX: Final = volume_pb2.WriteBoxesRequest.INDEX_FIELD_NUMBER
+_BOX: Final = volume_pb2.WriteBoxesRequest.BOX_FIELD_NUMBER
+_MAX_SHORT_VARINT_BYTES: Final = 5
+"""Of keys and lengths."""
 _MAX_VARINT_BYTES: Final = 10
+_NOTHING: Final = memoryview(b"")
 
 
 @dataclass(frozen=True, slots=True)
 class WriteFrame:
-    """One message of a WriteBox stream: the header, the next bytes, or both."""
+    """A `WriteBoxRequest`: the header, the next bytes of the box, or both."""
 
     header: volume_pb2.WriteBoxRequest | None
-    data: memoryview | bytes
+    """Every field but `data`; None if there is no other."""
+    data: Bytes
 
     def encode(self) -> bytes:
-        """The message as `WriteBoxRequest` would serialize it."""
-        header = b"" if self.header is None else self.header.SerializeToString()
-        if not self.data:
-            return header
-        key = _encode_varint(_DATA_FIELD << 3 | _LENGTH)
-        return b"".join((header, key, _encode_varint(len(self.data)), self.data))
+        """The message as the generated class would write it."""
+        return b"".join(_pieces(self.header, self.data))
+
+    @classmethod
+    def decode(cls, message: Bytes) -> WriteFrame:
+        """Read a message. Its data is a view of it.
+
+        :raises DecodeError: it is not well-formed
+        """
+        rest, data = _take(message, _DATA)
+        return cls(volume_pb2.WriteBoxRequest.FromString(rest) if rest else None, data[-1] if data else _NOTHING)
 
 
 @dataclass(frozen=True, slots=True)
 class ReadFrame:
-    """One message of a ReadBox stream."""
+    """A `ReadBoxResponse`."""
 
     header: volume_pb2.ReadBoxResponse
     """Every field but `data`."""
-    data: memoryview
-    """The next bytes of the box: a view of the message."""
+    data: Bytes
+    """The next bytes of the box."""
+
+    def encode(self) -> bytes:
+        """The message as the generated class would write it."""
+        return b"".join(_pieces(self.header, self.data))
 
     @classmethod
-    def decode(cls, message: bytes) -> ReadFrame:
-        """Read a message.
+    def decode(cls, message: Bytes) -> ReadFrame:
+        """Read a message. Its data is a view of it.
 
-        :raises ValueError: it is not a well-formed message
+        :raises DecodeError: it is not well-formed
         """
-        rest, data = _split(message)
-        return cls(volume_pb2.ReadBoxResponse.FromString(rest), data)
+        rest, data = _take(message, _DATA)
+        return cls(volume_pb2.ReadBoxResponse.FromString(rest), data[-1] if data else _NOTHING)
 
 
-def _split(message: bytes) -> tuple[bytes, memoryview]:
-    """Take the data field out of a message: all other fields as bytes, and the data as a view.
+@dataclass(frozen=True, slots=True)
+class WriteBoxesFrame:
+    """A `WriteBoxesRequest`: one message of one of many boxes."""
 
-    As in protobuf, the last of several data fields wins.
+    index: int
+    box: WriteFrame
+
+    def encode(self) -> bytes:
+        """The message as the generated class would write it."""
+        return b"".join(_nested_pieces(self.index, _pieces(self.box.header, self.box.data)))
+
+    @classmethod
+    def decode(cls, message: Bytes) -> WriteBoxesFrame:
+        """Read a message. The data of its box is a view of it.
+
+        :raises DecodeError: it is not well-formed
+        """
+        rest, boxes = _take(message, _BOX)
+        index = volume_pb2.WriteBoxesRequest.FromString(rest).index
+        return cls(index, WriteFrame.decode(_merged(boxes)))
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBoxesFrame:
+    """A `ReadBoxesResponse`: the next part of one of many boxes, or why there is none."""
+
+    index: int
+    outcome: ReadFrame | volume_pb2.BoxError
+
+    def encode(self) -> bytes:
+        """The message as the generated class would write it."""
+        if isinstance(self.outcome, volume_pb2.BoxError):
+            return volume_pb2.ReadBoxesResponse(index=self.index, error=self.outcome).SerializeToString()
+        return b"".join(_nested_pieces(self.index, _pieces(self.outcome.header, self.outcome.data)))
+
+    @classmethod
+    def decode(cls, message: Bytes) -> ReadBoxesFrame:
+        """Read a message. The data of its box is a view of it.
+
+        :raises DecodeError: it is not well-formed, or has both a box and an error
+        """
+        rest, boxes = _take(message, _BOX)
+        others = volume_pb2.ReadBoxesResponse.FromString(rest)
+        if not others.HasField("error"):
+            return cls(others.index, ReadFrame.decode(_merged(boxes)))
+        if boxes:
+            raise DecodeError("a message has both a box and an error")
+        return cls(others.index, others.error)
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def _pieces(header: Message | None, data: Bytes) -> list[Bytes]:
+    """What a message that carries voxels consists of."""
+    pieces: list[Bytes] = [] if header is None else [header.SerializeToString()]
+    if data:
+        pieces += (_front(_DATA, len(data)), data)
+    return pieces
+
+
+def _nested_pieces(index: int, box: list[Bytes]) -> list[Bytes]:
+    """What a message with an index and a box consists of.
+
+    :param box: what the box consists of
     """
-    view = memoryview(message)
-    others: list[memoryview] = []
-    data = view[:0]
-    at = 0
-    while at < len(message):
-        start = at
-        key, at = _decode_varint(message, at)
-        kind = key & 7
-        if kind == _VARINT:
-            _, at = _decode_varint(message, at)
-        elif kind == _FIXED64:
-            at += 8
-        elif kind == _FIXED32:
-            at += 4
-        elif kind == _LENGTH:
-            length, at = _decode_varint(message, at)
-            at += length
-            if key >> 3 == _DATA_FIELD and at <= len(message):
-                data = view[at - length : at]
-                continue
-        else:
-            raise ValueError(f"wire type {kind} in a message")
-        if at > len(message):
-            raise ValueError("a message ends within a field")
-        others.append(view[start:at])
-    return b"".join(others), data
+    front = _front(_BOX, sum(len(piece) for piece in box))
+    if index:
+        # A negative number is written as that of 64 bits which is equal modulo 2^64.
+        front = _encode_varint(_INDEX << 3 | _VARINT) + _encode_varint(index & (1 << 64) - 1) + front
+    return [front, *box]
+
+
+def _front(field: int, length: int) -> bytes:
+    return _encode_varint(field << 3 | _LENGTH) + _encode_varint(length)
 
 
 def _encode_varint(value: int) -> bytes:
@@ -94,13 +170,59 @@ def _encode_varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _decode_varint(message: bytes, at: int) -> tuple[int, int]:
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def _take(message: Bytes, field: int) -> tuple[bytes, list[memoryview]]:
+    """Take a field out of a message.
+
+    :param field: number of a field of type bytes or of a message
+    :return: all other fields as they are, and the values of this one as views
+    """
+    view = memoryview(message)
+    others: list[memoryview] = []
+    values: list[memoryview] = []
+    groups = 0
+    at = 0
+    while at < len(view):
+        start = at
+        key, at = _decode_varint(view, at, _MAX_SHORT_VARINT_BYTES)
+        kind = key & 7
+        if kind == _LENGTH:
+            length, at = _decode_varint(view, at, _MAX_SHORT_VARINT_BYTES)
+            at += length
+            if key >> 3 == field and not groups and at <= len(view):
+                values.append(view[at - length : at])
+                continue
+        elif kind == _VARINT:
+            _, at = _decode_varint(view, at, _MAX_VARINT_BYTES)
+        elif kind == _FIXED64:
+            at += 8
+        elif kind == _FIXED32:
+            at += 4
+        elif kind == _START_GROUP:
+            groups += 1
+        elif kind == _END_GROUP and groups:
+            groups -= 1
+        else:
+            raise DecodeError(f"wire type {kind} in a message")
+        if at > len(view):
+            raise DecodeError("a message ends within a field")
+        others.append(view[start:at])
+    return b"".join(others), values
+
+
+def _merged(messages: list[memoryview]) -> Bytes:
+    return messages[0] if len(messages) == 1 else b"".join(messages)
+
+
+def _decode_varint(message: memoryview, at: int, most: int) -> tuple[int, int]:
     value = 0
-    for i in range(_MAX_VARINT_BYTES):
+    for i in range(most):
         if at + i >= len(message):
-            raise ValueError("a message ends within a number")
+            raise DecodeError("a message ends within a number")
         byte = message[at + i]
         value |= (byte & 0x7F) << (7 * i)
         if byte < 0x80:
             return value, at + i + 1
-    raise ValueError("a number in a message is longer than ten bytes")
+    raise DecodeError(f"a number in a message is longer than {most} bytes")
