@@ -22,20 +22,13 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from magd.framing import Bytes, WriteFrame
     from magd.geometry import Vec3
     from magd.rpc.admission import Pace
-    from magd.v1 import volume_pb2
     from magd.voxels import VoxelArray, VoxelFormat
 
 
-def take_data(request: volume_pb2.WriteBoxRequest) -> bytes:
-    """The bytes of a message, which then has none any more."""
-    data = request.data
-    request.ClearField("data")
-    return data
-
-
-async def next_part(requests: AsyncIterator[volume_pb2.WriteBoxRequest], pace: Pace) -> bytes | None:
+async def next_part(requests: AsyncIterator[WriteFrame], pace: Pace) -> Bytes | None:
     """The bytes of the next message, or None at the end of the stream.
 
     :raises InvalidRequest: the message carries more than data
@@ -43,22 +36,21 @@ async def next_part(requests: AsyncIterator[volume_pb2.WriteBoxRequest], pace: P
     """
     try:
         async with asyncio.timeout_at(pace.deadline()):
-            request = await anext(requests)
+            frame = await anext(requests)
     except StopAsyncIteration:
         return None
     except TimeoutError:
         raise pace.too_slow() from None
-    data = take_data(request)
-    fields = request.ListFields()
+    fields = frame.header.ListFields() if frame.header is not None else ()
     if fields:
         raise invalid(fields[0][0].name, "", "messages after the first carry only data")
-    pace.moved(len(data))
-    return data
+    pace.moved(len(frame.data))
+    return frame.data
 
 
 async def receive(
-    first: bytes,
-    requests: AsyncIterator[volume_pb2.WriteBoxRequest],
+    first: Bytes,
+    requests: AsyncIterator[WriteFrame],
     voxels: VoxelFormat,
     size: Vec3,
     pace: Pace,
@@ -75,7 +67,7 @@ async def receive(
     array = voxels.empty(size)
     target = _flat(array)
     filled = 0
-    part: bytes | None = first
+    part: Bytes | None = first
     while part is not None:
         if len(part) > target.size - filled:
             raise _length_mismatch(filled + len(part), target.size, "at least ")
@@ -87,11 +79,11 @@ async def receive(
     return array
 
 
-def cut(array: VoxelArray) -> Iterator[bytes]:
-    """The parts of an array, (c, x, y, z) in Fortran order."""
-    source = _flat(array)
-    for start in range(0, source.size, PART_BYTES):
-        yield source[start : start + PART_BYTES].tobytes()
+def cut(array: VoxelArray) -> Iterator[memoryview]:
+    """The parts of an array, (c, x, y, z) in Fortran order, without a copy."""
+    source = _flat(array).data
+    for start in range(0, len(source), PART_BYTES):
+        yield source[start : start + PART_BYTES]
 
 
 def _flat(array: VoxelArray) -> npt.NDArray[np.uint8]:

@@ -31,6 +31,7 @@ from magd.rpc.maintenance import MaintenanceService
 from magd.rpc.metrics import CallMetrics
 from magd.rpc.operations import OperationService
 from magd.rpc.volume import VolumeService
+from magd.rpc.volume_handlers import add_volume_service
 from magd.rpc.watch import WatchService
 from magd.v1 import (
     dataset_pb2,
@@ -40,7 +41,6 @@ from magd.v1 import (
     operation_pb2,
     operation_pb2_grpc,
     volume_pb2,
-    volume_pb2_grpc,
     watch_pb2,
     watch_pb2_grpc,
 )
@@ -121,7 +121,7 @@ async def rpc_server(
     health = Health(SERVICES)
     server = grpc.aio.server(interceptors=[calls], options=server_options())
     dataset_pb2_grpc.add_DatasetServiceServicer_to_server(DatasetService(storage), server)
-    volume_pb2_grpc.add_VolumeServiceServicer_to_server(VolumeService(storage, config), server)
+    add_volume_service(VolumeService(storage, config), server)
     operation_pb2_grpc.add_OperationServiceServicer_to_server(OperationService(storage), server)
     watch_pb2_grpc.add_WatchServiceServicer_to_server(WatchService(storage), server)
     maintenance_pb2_grpc.add_MaintenanceServiceServicer_to_server(MaintenanceService(storage, config), server)

@@ -25,49 +25,47 @@ from typing import TYPE_CHECKING
 
 from magd.catalog.names import MagName
 from magd.errors import InvalidRequest, Reason, TooSlow, Unimplemented
+from magd.framing import ReadFrame
 from magd.rpc import from_proto, to_proto
 from magd.rpc.admission import EdgeConfig, Pace
 from magd.rpc.box_headers import WriteHeader, refuse_order_and_encoding
 from magd.rpc.enums import DATA_TYPES
 from magd.rpc.from_proto import refuse
-from magd.rpc.parts import cut, receive, take_data
+from magd.rpc.parts import cut, receive
 from magd.v1 import types_pb2, volume_pb2
-from magd.v1.volume_pb2_grpc import VolumeServiceServicer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from magd.actors.storage import Storage
+    from magd.framing import ReadBoxesFrame, WriteBoxesFrame, WriteFrame
     from magd.rpc.interceptors import Context
 
 
-class VolumeService(VolumeServiceServicer):
-    """magd.v1.VolumeService."""
+class VolumeService:
+    """magd.v1.VolumeService. Messages that carry voxels come and go as frames: see `volume_handlers`."""
 
     def __init__(self, storage: Storage, config: EdgeConfig) -> None:
         self._storage = storage
         self._config = config
 
     async def WriteBox(
-        self, request_iterator: AsyncIterator[volume_pb2.WriteBoxRequest], context: Context
+        self, request_iterator: AsyncIterator[WriteFrame], context: Context
     ) -> volume_pb2.WriteBoxResponse:
         """Write one box."""
         storage = self._storage
         first = await self._first(request_iterator)
-        header = WriteHeader.of(first)
+        header = WriteHeader.of(first.header or volume_pb2.WriteBoxRequest())
         cost = await storage.check_write(header.name, header.box, header.voxels, header.bounds, header.mask)
-        data = take_data(first)
         with await storage.budget.lease(cost) as lease:
-            if len(data) < header.voxels.nbytes(header.box):
+            if len(first.data) < header.voxels.nbytes(header.box):
                 await context.send_initial_metadata(())
             pace = Pace(self._config)
-            array = await receive(data, request_iterator, header.voxels, header.box.size, pace)
-            del data  # it is not part of the lease, and the write may take long
+            array = await receive(first.data, request_iterator, header.voxels, header.box.size, pace)
+            del first  # it is not part of the lease, and the write may take long
             return to_proto.acknowledgement(await storage.write(header.name, header.command(array), lease))
 
-    async def ReadBox(
-        self, request: volume_pb2.ReadBoxRequest, context: Context
-    ) -> AsyncIterator[volume_pb2.ReadBoxResponse]:
+    async def ReadBox(self, request: volume_pb2.ReadBoxRequest, context: Context) -> AsyncIterator[ReadFrame]:
         """Read one box."""
         refuse_order_and_encoding(request)
         if request.HasField("shared_memory"):
@@ -84,15 +82,14 @@ class VolumeService(VolumeServiceServicer):
             encoding=types_pb2.ENCODING_RAW,
         )
         if box.is_empty:
-            yield response
+            yield ReadFrame(response, b"")
             return
         with await storage.budget.lease(cost) as lease:
             result = await storage.read(name, box, lease)
             response.revision.CopyFrom(to_proto.revision(result.revision))
             pace = Pace(self._config)
             for part in cut(result.data):
-                response.data = part
-                yield response
+                yield ReadFrame(response, part)
                 pace.moved(len(part))
                 pace.check()
                 response = volume_pb2.ReadBoxResponse()
@@ -110,18 +107,18 @@ class VolumeService(VolumeServiceServicer):
         raise _use_instead("ReadBoxBatch", "ReadBox")
 
     def WriteBoxes(
-        self, request_iterator: AsyncIterator[volume_pb2.WriteBoxesRequest], context: Context
+        self, request_iterator: AsyncIterator[WriteBoxesFrame], context: Context
     ) -> AsyncIterator[volume_pb2.WriteBoxesResponse]:
         """Refused."""
         raise _use_instead("WriteBoxes", "WriteBox")
 
     def ReadBoxes(
         self, request_iterator: AsyncIterator[volume_pb2.ReadBoxesRequest], context: Context
-    ) -> AsyncIterator[volume_pb2.ReadBoxesResponse]:
+    ) -> AsyncIterator[ReadBoxesFrame]:
         """Refused."""
         raise _use_instead("ReadBoxes", "ReadBox")
 
-    async def _first(self, requests: AsyncIterator[volume_pb2.WriteBoxRequest]) -> volume_pb2.WriteBoxRequest:
+    async def _first(self, requests: AsyncIterator[WriteFrame]) -> WriteFrame:
         try:
             async with asyncio.timeout(self._config.stall_seconds):
                 return await anext(requests)
