@@ -162,40 +162,48 @@ class ReadBoxBatchResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[ReadBoxesResponse, _Mapping]]] = ...) -> None: ...
 
 class WriteBoxesRequest(_message.Message):
-    __slots__ = ("index", "box")
+    __slots__ = ("index", "box", "more")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     BOX_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     index: int
     box: WriteBoxRequest
-    def __init__(self, index: _Optional[int] = ..., box: _Optional[_Union[WriteBoxRequest, _Mapping]] = ...) -> None: ...
+    more: _containers.RepeatedCompositeFieldContainer[WriteBoxesRequest]
+    def __init__(self, index: _Optional[int] = ..., box: _Optional[_Union[WriteBoxRequest, _Mapping]] = ..., more: _Optional[_Iterable[_Union[WriteBoxesRequest, _Mapping]]] = ...) -> None: ...
 
 class WriteBoxesResponse(_message.Message):
-    __slots__ = ("index", "acknowledgement", "error")
+    __slots__ = ("index", "acknowledgement", "error", "more")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     ACKNOWLEDGEMENT_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     index: int
     acknowledgement: WriteBoxResponse
     error: BoxError
-    def __init__(self, index: _Optional[int] = ..., acknowledgement: _Optional[_Union[WriteBoxResponse, _Mapping]] = ..., error: _Optional[_Union[BoxError, _Mapping]] = ...) -> None: ...
+    more: _containers.RepeatedCompositeFieldContainer[WriteBoxesResponse]
+    def __init__(self, index: _Optional[int] = ..., acknowledgement: _Optional[_Union[WriteBoxResponse, _Mapping]] = ..., error: _Optional[_Union[BoxError, _Mapping]] = ..., more: _Optional[_Iterable[_Union[WriteBoxesResponse, _Mapping]]] = ...) -> None: ...
 
 class ReadBoxesRequest(_message.Message):
-    __slots__ = ("index", "box")
+    __slots__ = ("index", "box", "more")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     BOX_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     index: int
     box: ReadBoxRequest
-    def __init__(self, index: _Optional[int] = ..., box: _Optional[_Union[ReadBoxRequest, _Mapping]] = ...) -> None: ...
+    more: _containers.RepeatedCompositeFieldContainer[ReadBoxesRequest]
+    def __init__(self, index: _Optional[int] = ..., box: _Optional[_Union[ReadBoxRequest, _Mapping]] = ..., more: _Optional[_Iterable[_Union[ReadBoxesRequest, _Mapping]]] = ...) -> None: ...
 
 class ReadBoxesResponse(_message.Message):
-    __slots__ = ("index", "box", "error")
+    __slots__ = ("index", "box", "error", "more")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     BOX_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     index: int
     box: ReadBoxResponse
     error: BoxError
-    def __init__(self, index: _Optional[int] = ..., box: _Optional[_Union[ReadBoxResponse, _Mapping]] = ..., error: _Optional[_Union[BoxError, _Mapping]] = ...) -> None: ...
+    more: _containers.RepeatedCompositeFieldContainer[ReadBoxesResponse]
+    def __init__(self, index: _Optional[int] = ..., box: _Optional[_Union[ReadBoxResponse, _Mapping]] = ..., error: _Optional[_Union[BoxError, _Mapping]] = ..., more: _Optional[_Iterable[_Union[ReadBoxesResponse, _Mapping]]] = ...) -> None: ...
 
 class ShareMemoryRequest(_message.Message):
     __slots__ = ("lease_bytes", "release")

@@ -98,28 +98,35 @@ class VolumeServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WriteBoxBatch(self, request, context):
-        """Writes many small boxes in one message each way. Each is committed by itself and has its own outcome.
+        """Writes many small boxes in one message each way. Each is committed by itself and has its own outcome. All of them
+        are under way together: boxes of one batch that overlap take effect in its order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadBoxBatch(self, request, context):
-        """Reads many small boxes in one message each way. Each has its own outcome.
+        """Reads many small boxes in one message each way. Each has its own outcome. What would make the answer larger than a
+        message of the daemon may be is refused with BOX_TOO_LARGE: ask for it in another batch, or by ReadBoxes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WriteBoxes(self, request_iterator, context):
-        """Writes many boxes, pipelined. Outcomes carry the index of their box and may come out of order.
+        """Writes many boxes, pipelined. Outcomes carry the index of their box and may come out of order. A box that fails does
+        not end the stream. At most `max_boxes_in_flight` boxes are without an outcome that was taken; then the daemon reads
+        no further until the client takes outcomes. Boxes that overlap take effect in the order of the stream. When the
+        stream breaks, boxes of which all bytes have come go on, and a retry with the same request_id learns their outcome.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadBoxes(self, request_iterator, context):
-        """Reads many boxes, pipelined. Results carry the index of their box and may come out of order.
+        """Reads many boxes, pipelined. Results carry the index of their box and may come out of order; the parts of one follow
+        each other. A box that fails does not end the stream. At most `max_boxes_in_flight` boxes are asked for and not taken
+        yet; then the daemon reads no further until the client takes results.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,25 +46,36 @@ class VolumeServiceStub:
         magd.v1.volume_pb2.WriteBoxBatchRequest,
         magd.v1.volume_pb2.WriteBoxBatchResponse,
     ]
-    """Writes many small boxes in one message each way. Each is committed by itself and has its own outcome."""
+    """Writes many small boxes in one message each way. Each is committed by itself and has its own outcome. All of them
+    are under way together: boxes of one batch that overlap take effect in its order.
+    """
 
     ReadBoxBatch: grpc.UnaryUnaryMultiCallable[
         magd.v1.volume_pb2.ReadBoxBatchRequest,
         magd.v1.volume_pb2.ReadBoxBatchResponse,
     ]
-    """Reads many small boxes in one message each way. Each has its own outcome."""
+    """Reads many small boxes in one message each way. Each has its own outcome. What would make the answer larger than a
+    message of the daemon may be is refused with BOX_TOO_LARGE: ask for it in another batch, or by ReadBoxes.
+    """
 
     WriteBoxes: grpc.StreamStreamMultiCallable[
         magd.v1.volume_pb2.WriteBoxesRequest,
         magd.v1.volume_pb2.WriteBoxesResponse,
     ]
-    """Writes many boxes, pipelined. Outcomes carry the index of their box and may come out of order."""
+    """Writes many boxes, pipelined. Outcomes carry the index of their box and may come out of order. A box that fails does
+    not end the stream. At most `max_boxes_in_flight` boxes are without an outcome that was taken; then the daemon reads
+    no further until the client takes outcomes. Boxes that overlap take effect in the order of the stream. When the
+    stream breaks, boxes of which all bytes have come go on, and a retry with the same request_id learns their outcome.
+    """
 
     ReadBoxes: grpc.StreamStreamMultiCallable[
         magd.v1.volume_pb2.ReadBoxesRequest,
         magd.v1.volume_pb2.ReadBoxesResponse,
     ]
-    """Reads many boxes, pipelined. Results carry the index of their box and may come out of order."""
+    """Reads many boxes, pipelined. Results carry the index of their box and may come out of order; the parts of one follow
+    each other. A box that fails does not end the stream. At most `max_boxes_in_flight` boxes are asked for and not taken
+    yet; then the daemon reads no further until the client takes results.
+    """
 
     ShareMemory: grpc.StreamStreamMultiCallable[
         magd.v1.volume_pb2.ShareMemoryRequest,
@@ -102,25 +113,36 @@ class VolumeServiceAsyncStub:
         magd.v1.volume_pb2.WriteBoxBatchRequest,
         magd.v1.volume_pb2.WriteBoxBatchResponse,
     ]
-    """Writes many small boxes in one message each way. Each is committed by itself and has its own outcome."""
+    """Writes many small boxes in one message each way. Each is committed by itself and has its own outcome. All of them
+    are under way together: boxes of one batch that overlap take effect in its order.
+    """
 
     ReadBoxBatch: grpc.aio.UnaryUnaryMultiCallable[
         magd.v1.volume_pb2.ReadBoxBatchRequest,
         magd.v1.volume_pb2.ReadBoxBatchResponse,
     ]
-    """Reads many small boxes in one message each way. Each has its own outcome."""
+    """Reads many small boxes in one message each way. Each has its own outcome. What would make the answer larger than a
+    message of the daemon may be is refused with BOX_TOO_LARGE: ask for it in another batch, or by ReadBoxes.
+    """
 
     WriteBoxes: grpc.aio.StreamStreamMultiCallable[
         magd.v1.volume_pb2.WriteBoxesRequest,
         magd.v1.volume_pb2.WriteBoxesResponse,
     ]
-    """Writes many boxes, pipelined. Outcomes carry the index of their box and may come out of order."""
+    """Writes many boxes, pipelined. Outcomes carry the index of their box and may come out of order. A box that fails does
+    not end the stream. At most `max_boxes_in_flight` boxes are without an outcome that was taken; then the daemon reads
+    no further until the client takes outcomes. Boxes that overlap take effect in the order of the stream. When the
+    stream breaks, boxes of which all bytes have come go on, and a retry with the same request_id learns their outcome.
+    """
 
     ReadBoxes: grpc.aio.StreamStreamMultiCallable[
         magd.v1.volume_pb2.ReadBoxesRequest,
         magd.v1.volume_pb2.ReadBoxesResponse,
     ]
-    """Reads many boxes, pipelined. Results carry the index of their box and may come out of order."""
+    """Reads many boxes, pipelined. Results carry the index of their box and may come out of order; the parts of one follow
+    each other. A box that fails does not end the stream. At most `max_boxes_in_flight` boxes are asked for and not taken
+    yet; then the daemon reads no further until the client takes results.
+    """
 
     ShareMemory: grpc.aio.StreamStreamMultiCallable[
         magd.v1.volume_pb2.ShareMemoryRequest,
@@ -164,7 +186,9 @@ class VolumeServiceServicer(metaclass=abc.ABCMeta):
         request: magd.v1.volume_pb2.WriteBoxBatchRequest,
         context: _ServicerContext,
     ) -> typing.Union[magd.v1.volume_pb2.WriteBoxBatchResponse, collections.abc.Awaitable[magd.v1.volume_pb2.WriteBoxBatchResponse]]:
-        """Writes many small boxes in one message each way. Each is committed by itself and has its own outcome."""
+        """Writes many small boxes in one message each way. Each is committed by itself and has its own outcome. All of them
+        are under way together: boxes of one batch that overlap take effect in its order.
+        """
 
     @abc.abstractmethod
     def ReadBoxBatch(
@@ -172,7 +196,9 @@ class VolumeServiceServicer(metaclass=abc.ABCMeta):
         request: magd.v1.volume_pb2.ReadBoxBatchRequest,
         context: _ServicerContext,
     ) -> typing.Union[magd.v1.volume_pb2.ReadBoxBatchResponse, collections.abc.Awaitable[magd.v1.volume_pb2.ReadBoxBatchResponse]]:
-        """Reads many small boxes in one message each way. Each has its own outcome."""
+        """Reads many small boxes in one message each way. Each has its own outcome. What would make the answer larger than a
+        message of the daemon may be is refused with BOX_TOO_LARGE: ask for it in another batch, or by ReadBoxes.
+        """
 
     @abc.abstractmethod
     def WriteBoxes(
@@ -180,7 +206,11 @@ class VolumeServiceServicer(metaclass=abc.ABCMeta):
         request_iterator: _MaybeAsyncIterator[magd.v1.volume_pb2.WriteBoxesRequest],
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[magd.v1.volume_pb2.WriteBoxesResponse], collections.abc.AsyncIterator[magd.v1.volume_pb2.WriteBoxesResponse]]:
-        """Writes many boxes, pipelined. Outcomes carry the index of their box and may come out of order."""
+        """Writes many boxes, pipelined. Outcomes carry the index of their box and may come out of order. A box that fails does
+        not end the stream. At most `max_boxes_in_flight` boxes are without an outcome that was taken; then the daemon reads
+        no further until the client takes outcomes. Boxes that overlap take effect in the order of the stream. When the
+        stream breaks, boxes of which all bytes have come go on, and a retry with the same request_id learns their outcome.
+        """
 
     @abc.abstractmethod
     def ReadBoxes(
@@ -188,7 +218,10 @@ class VolumeServiceServicer(metaclass=abc.ABCMeta):
         request_iterator: _MaybeAsyncIterator[magd.v1.volume_pb2.ReadBoxesRequest],
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[magd.v1.volume_pb2.ReadBoxesResponse], collections.abc.AsyncIterator[magd.v1.volume_pb2.ReadBoxesResponse]]:
-        """Reads many boxes, pipelined. Results carry the index of their box and may come out of order."""
+        """Reads many boxes, pipelined. Results carry the index of their box and may come out of order; the parts of one follow
+        each other. A box that fails does not end the stream. At most `max_boxes_in_flight` boxes are asked for and not taken
+        yet; then the daemon reads no further until the client takes results.
+        """
 
     @abc.abstractmethod
     def ShareMemory(
