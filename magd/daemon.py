@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import structlog
 from prometheus_client import CollectorRegistry
 
+from magd import malloc
 from magd.actors.storage import Storage
 from magd.actors.types import StorageConfig
 from magd.catalog.locks import lock_root
@@ -102,6 +103,7 @@ async def run(config: DaemonConfig, *, shutdown: Awaitable[object], on_ready: Ca
             Storage(root, config.storage, pool) as storage,
             rpc_server(storage, grpc, edge, registry) as rpc,
             _web(storage, http, registry, rpc) as web,
+            _giving_memory_back(storage),
         ):
             add_daemon_metrics(registry, storage)
             rpc.set_serving()
@@ -123,6 +125,8 @@ def serve(config: DaemonConfig) -> int:
         could not start
     """
     _set_up_log(config)
+    if not malloc.pin_thresholds():
+        _log.info("malloc is left as it is: the environment sets it, or it is not that of glibc")
     status = 0
     try:
         asyncio.run(_run_until_signal(config))
@@ -177,6 +181,16 @@ async def _web(
     }
     async with web_server(storage, address.host, address.port, registry, checks) as port:
         yield HostPort(address.host, port)
+
+
+@asynccontextmanager
+async def _giving_memory_back(storage: Storage) -> AsyncIterator[None]:
+    task = asyncio.create_task(malloc.give_back_when_idle(lambda: storage.budget.used_bytes == 0), name="memory")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 def _address(config: DaemonConfig, text: str, *, field: str) -> HostPort | UnixPath:
