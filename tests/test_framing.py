@@ -103,6 +103,46 @@ def test_frames_of_many_boxes_are_what_the_generated_classes_write(
     assert ReadBoxesFrame(index, error).encode() == failed
 
 
+@given(header=headers, response=response_headers, data=voxels, error=errors, count=st.integers(1, 3))
+def test_messages_that_travel_together_are_written_and_read_as_by_the_generated_classes(
+    header: volume_pb2.WriteBoxRequest,
+    response: volume_pb2.ReadBoxResponse,
+    data: bytes,
+    error: volume_pb2.BoxError,
+    count: int,
+) -> None:
+    more = tuple(WriteBoxesFrame(i, WriteFrame(header, data)) for i in range(count))
+    writes = WriteBoxesFrame(7, WriteFrame(header, data), more).encode()
+    header.data = data
+    expected = volume_pb2.WriteBoxesRequest(index=7, box=header)
+    expected.more.extend(volume_pb2.WriteBoxesRequest(index=i, box=header) for i in range(count))
+    assert writes == expected.SerializeToString()
+    frame = WriteBoxesFrame.decode(writes)
+    assert [(each.index, bytes(each.box.data)) for each in frame.more] == [(i, data) for i in range(count)]
+    assert all(each.box.header == header for each in frame.more)
+
+    outcomes: list[ReadFrame | volume_pb2.BoxError] = [ReadFrame(response, data), error, ReadFrame(response, b"")]
+    reads = ReadBoxesFrame(7, error, tuple(ReadBoxesFrame(i, outcomes[i]) for i in range(count))).encode()
+    generated = volume_pb2.ReadBoxesResponse.FromString(reads)
+    assert [each.index for each in generated.more] == list(range(count))
+    assert (generated.error, generated.more[0].box.data) == (error, data)
+    read = ReadBoxesFrame.decode(reads)
+    assert read.outcome == error
+    first = read.more[0].outcome
+    assert isinstance(first, ReadFrame)
+    assert (first.data, without_data(first.header)) == (data, response)
+    assert [each.outcome for each in read.more[1:2]] == [error][: count - 1]
+
+
+def test_messages_within_those_that_travel_together_are_refused() -> None:
+    write = volume_pb2.WriteBoxesRequest(more=[volume_pb2.WriteBoxesRequest(more=[volume_pb2.WriteBoxesRequest()])])
+    with pytest.raises(DecodeError):
+        WriteBoxesFrame.decode(write.SerializeToString())
+    read = volume_pb2.ReadBoxesResponse(more=[volume_pb2.ReadBoxesResponse(more=[volume_pb2.ReadBoxesResponse()])])
+    with pytest.raises(DecodeError):
+        ReadBoxesFrame.decode(read.SerializeToString())
+
+
 # -- what is read ------------------------------------------------------------------------------------------------------
 
 
