@@ -68,6 +68,8 @@ class DaemonConfig:
     """How long a client may neither send nor take a message of a stream."""
     min_rate_bytes_per_second: int = 64 * 1024
     """The slowest a client may send or take a box."""
+    max_calls: int = 1024
+    """Calls under way at once; more are refused."""
     grace_seconds: float = 30.0
     """How long calls under way may take to finish when the daemon stops."""
     log_format: Literal["text", "json"] = "text"
@@ -93,7 +95,7 @@ async def run(config: DaemonConfig, *, shutdown: Awaitable[object], on_ready: Ca
     """
     grpc = _address(config, config.grpc, field="grpc")
     http = None if config.http is None else _http_address(config, config.http)
-    edge = EdgeConfig(config.stall_seconds, config.min_rate_bytes_per_second)
+    edge = EdgeConfig(config.stall_seconds, config.min_rate_bytes_per_second, config.max_calls)
     root = Root(config.root, read_only=config.storage.read_only)
     registry = CollectorRegistry()
 

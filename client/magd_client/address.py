@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final
@@ -70,7 +71,8 @@ def channel_options(name: str | None) -> list[tuple[str, str | int]]:
 
     :param name: of the program that uses the client, for the daemon's log
     """
-    agent = f"magd-client/{version('magd')}"
+    # By the last word the daemon knows which calls are of one client also on a unix socket, where addresses do not say.
+    agent = f"magd-client/{version('magd')} client/{secrets.token_hex(8)}"
     return [
         ("grpc.primary_user_agent", f"{name} {agent}" if name else agent),
         ("grpc.enable_retries", 0),

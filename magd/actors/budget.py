@@ -1,18 +1,25 @@
 """Memory for boxes under way, as one budget in bytes that readers and writers share.
 
 1. A request takes a lease on everything it will need before it reads its data or enters a mailbox.
-2. Leases are granted in the order they were asked for: a large one is not starved by small ones behind it.
-3. Who waits longer than `patience` is refused with Busy, and so is who asks while too many wait.
-4. A lease is given back when every holder has let go of it: the call, and each piece of work it was handed to. A
+2. A small request that would have to wait takes its lease from a share that is kept for small ones: it never waits
+   behind large ones.
+3. No client holds more than half of the budget, unless by one single lease.
+4. Those who wait get their turn by what their clients hold already, the least first, and in the order they came. Nobody
+   overtakes the one whose turn it is: a large request is not starved by small ones behind it, and one client's many
+   requests do not keep another's waiting.
+5. Who waits longer than `patience` is refused with Busy, and so is who asks while too many wait.
+6. A lease is given back when every holder has let go of it: the call, and each piece of work it was handed to. A
    client that goes away ends its call, never the work, and the memory counts until the work is done.
-5. Work that makes room (flush, checkpoint, exchange, recovery) takes no lease, so it never waits for clients: what it
+7. Work that makes room (flush, checkpoint, exchange, recovery) takes no lease, so it never waits for clients: what it
    needs beyond what is leased already is bounded by the storage, and comes on top of the budget.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from magd.errors import Busy, InvalidRequest, Reason
@@ -21,12 +28,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+CLIENT: Final[ContextVar[str]] = ContextVar("CLIENT", default="")
+"""Which client the present task works for; empty: one of its own. Set by the edges."""
+
+SMALL_SHARE: Final = 16
+"""One part in so many of the budget is kept for small requests; the largest of these is one part in so many of that."""
+
 
 class Lease:
     """Bytes taken from the budget until every holder has let go. Leaving its context lets go once."""
 
-    def __init__(self, budget: MemoryBudget, size_bytes: int) -> None:
-        self._budget = budget
+    def __init__(self, give_back: Callable[[], None], size_bytes: int) -> None:
+        self._give_back = give_back
         self._holders = 1
         self.size_bytes: Final = size_bytes
 
@@ -39,7 +52,7 @@ class Lease:
         """Let go of it once."""
         self._holders -= 1
         if self._holders == 0:
-            self._budget._give_back(self.size_bytes)  # noqa: SLF001  # one mechanism in two classes
+            self._give_back()
 
     def __enter__(self) -> Self:
         return self
@@ -50,8 +63,15 @@ class Lease:
         self.release()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Request:
+    size_bytes: int
+    client: str
+    granted: asyncio.Future[Lease]
+
+
 class MemoryBudget:
-    """A first-come-first-served budget in bytes.
+    """A budget in bytes.
 
     :param total_bytes: what leases of clients may take together
     :param patience: seconds a request waits before it is refused
@@ -70,14 +90,19 @@ class MemoryBudget:
         self.total_bytes: Final = total_bytes
         self._patience = patience
         self._max_waiting = max_waiting
-        self._free = total_bytes
         self._on_pressure = on_pressure
-        self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._small_free = total_bytes // SMALL_SHARE
+        self._small_limit: Final = self._small_free // SMALL_SHARE
+        self._largest: Final = total_bytes - self._small_free
+        self._free = self._largest
+        self._held: Counter[str] = Counter()
+        """By client; of those whose client is known."""
+        self._queue: dict[_Request, None] = {}
 
     @property
     def used_bytes(self) -> int:
         """Taken by clients now."""
-        return self.total_bytes - self._free
+        return self.total_bytes - self._free - self._small_free
 
     @property
     def waiting(self) -> int:
@@ -85,59 +110,95 @@ class MemoryBudget:
         return len(self._queue)
 
     async def lease(self, size_bytes: int) -> Lease:
-        """Wait for this many bytes.
+        """Wait for this many bytes, for the client that `CLIENT` names.
 
-        :raises InvalidRequest: more than the whole budget
+        :raises InvalidRequest: more than any client can get
         :raises Busy: not granted in time, or too many wait already
         """
-        if size_bytes > self.total_bytes:
+        if size_bytes > self._largest:
             raise InvalidRequest(
-                f"the request needs {size_bytes} bytes of memory, the budget is {self.total_bytes}",
+                f"the request needs {size_bytes} bytes of memory, the budget has {self._largest} for one request",
                 reason=Reason.BOX_TOO_LARGE,
-                metadata={"field": "box", "value": size_bytes, "limit": self.total_bytes},
+                metadata={"field": "box", "value": size_bytes, "limit": self._largest},
             )
-        if not self._queue and size_bytes <= self._free:
-            self._free -= size_bytes
-            return Lease(self, size_bytes)
+        request = _Request(size_bytes, CLIENT.get(), asyncio.get_running_loop().create_future())
+        if not self._queue and self._fits(request):
+            return self._take(request)
+        if self._fits_among_small(request):
+            return self._take_among_small(request)
         if len(self._queue) >= self._max_waiting:
             raise Busy(f"{len(self._queue)} requests wait for memory already", retry_after=1.0)
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (size_bytes, turn)
-        self._queue.append(entry)
+        self._queue[request] = None
         self._on_pressure()
+        # Its client may hold too much, while there is room for others.
+        self._grant()
         try:
             async with asyncio.timeout(self._patience):
-                await turn
+                return await request.granted
         except TimeoutError:
-            self._leave(entry)
+            self._leave(request)
             raise Busy(
                 f"no {size_bytes} bytes of memory became free in {self._patience:g} s", retry_after=1.0
             ) from None
         except asyncio.CancelledError:
-            self._leave(entry)
+            self._leave(request)
             raise
-        return Lease(self, size_bytes)
 
-    def _leave(self, entry: tuple[int, asyncio.Future[None]]) -> None:
-        size_bytes, turn = entry
-        if turn.done() and not turn.cancelled():
+    def _leave(self, request: _Request) -> None:
+        if request.granted.done() and not request.granted.cancelled():
             # Granted in the very moment the wait ended.
-            self._give_back(size_bytes)
+            request.granted.result().release()
             return
-        if entry in self._queue:
-            self._queue.remove(entry)
+        self._queue.pop(request, None)
         self._grant()  # a large request may have held back smaller ones behind it
 
-    def _give_back(self, size_bytes: int) -> None:
-        self._free += size_bytes
-        self._grant()
-
     def _grant(self) -> None:
-        while self._queue:
-            size_bytes, turn = self._queue[0]
-            if size_bytes > self._free:
-                return
-            self._queue.popleft()
-            if not turn.cancelled():
-                self._free -= size_bytes
-                turn.set_result(None)
+        for small in [request for request in self._queue if request.size_bytes <= self._small_limit]:
+            if self._fits_among_small(small):
+                self._answer(small, self._take_among_small)
+        while (request := self._whose_turn()) is not None and self._fits(request):
+            self._answer(request, self._take)
+
+    def _answer(self, request: _Request, take: Callable[[_Request], Lease]) -> None:
+        del self._queue[request]
+        # A future is cancelled before the task that awaits it gets to leave the queue.
+        if not request.granted.cancelled():
+            request.granted.set_result(take(request))
+
+    def _whose_turn(self) -> _Request | None:
+        in_share = (request for request in self._queue if self._is_in_share(request))
+        return min(in_share, key=lambda request: self._held[request.client], default=None)
+
+    def _is_in_share(self, request: _Request) -> bool:
+        held = self._held[request.client]
+        return not held or held + request.size_bytes <= self.total_bytes // 2
+
+    def _fits(self, request: _Request) -> bool:
+        return request.size_bytes <= self._free and self._is_in_share(request)
+
+    def _take(self, request: _Request) -> Lease:
+        self._free -= request.size_bytes
+        if request.client:
+            self._held[request.client] += request.size_bytes
+
+        def give_back() -> None:
+            self._free += request.size_bytes
+            if request.client:
+                self._held[request.client] -= request.size_bytes
+                if not self._held[request.client]:
+                    del self._held[request.client]
+            self._grant()
+
+        return Lease(give_back, request.size_bytes)
+
+    def _fits_among_small(self, request: _Request) -> bool:
+        return request.size_bytes <= min(self._small_limit, self._small_free)
+
+    def _take_among_small(self, request: _Request) -> Lease:
+        self._small_free -= request.size_bytes
+
+        def give_back() -> None:
+            self._small_free += request.size_bytes
+            self._grant()
+
+        return Lease(give_back, request.size_bytes)

@@ -2,7 +2,8 @@
 
 A write:
 
-1. The cube files it touches are looked at: what can be refused is refused before anything is written.
+1. The cube files it touches are looked at, and the space on the disk: what can be refused is refused before anything is
+   written.
 2. The first write of an actor begins a new epoch, durably, so that no two writes ever get the same revision.
 3. It gets the next revision, and its record is appended to the journal. Appends are one after the other.
 4. A write that asked for DISK waits for a sync of the journal. One sync serves all that wait.
@@ -49,6 +50,7 @@ from magd.journal.overlay import Entry, Overlay
 from magd.journal.places import boot_id
 from magd.journal.records import Head, Outcome, WriteRecord
 from magd.journal.recovery import recover
+from magd.journal.space import require_space
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -74,6 +76,7 @@ class CommitPoint:
 
     :param folder: of the mag
     :param recovery: what its journal said when it was opened
+    :param disk_reserve_bytes: disk space that no write may use up
     :param missing: what a bounding box must be enlarged by to contain one, as far as is known without looking
     :param extend: saves an extension of the layer's bounding box before it returns
     :param on_applied: called with the entries that got into the cube files
@@ -92,6 +95,7 @@ class CommitPoint:
         *,
         min_durability: Durability,
         flush_seconds: float,
+        disk_reserve_bytes: int,
         missing: Callable[[BoundingBox], Awaitable[BoundingBox]],
         extend: Callable[[BoundingBox], Awaitable[None]],
         on_applied: Callable[[Sequence[Entry]], None],
@@ -106,6 +110,7 @@ class CommitPoint:
         self._events = events
         self._outcomes = outcomes
         self._min_durability = min_durability
+        self._disk_reserve_bytes = disk_reserve_bytes
         self._missing = missing
         self._extend = extend
         self._on_applied = on_applied
@@ -181,7 +186,7 @@ class CommitPoint:
         """
         command = write.command
         durability = max(command.durability, self._min_durability)
-        await self._threads.run(self._files.check_write, command.box)
+        await self._threads.run(self._look, command)
         extension = await self._missing(command.box.in_mag_1(self._name.mag))
         async with self._order:
             self._refuse_if_broken()
@@ -199,6 +204,10 @@ class CommitPoint:
         finally:
             mine.set_result(None)
         return acknowledgement
+
+    def _look(self, command: WriteCommand) -> None:
+        self._files.check_write(command.box)
+        require_space(self._folder, command.data.nbytes, self._disk_reserve_bytes)
 
     async def _append(self, write: Write, durability: Durability, extension: BoundingBox) -> int | None:
         journal = await self._begun()

@@ -220,6 +220,7 @@ class MagActor(Actor[Message]):
                 self._outcomes,
                 min_durability=self._config.min_durability,
                 flush_seconds=self._config.flush_seconds,
+                disk_reserve_bytes=self._config.disk_reserve_bytes,
                 missing=self._missing,
                 extend=lambda box: self._dataset.extend(self.mag_name.layer, box),
                 on_applied=self._note_changes,

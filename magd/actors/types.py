@@ -290,6 +290,9 @@ class StorageConfig:
     """Processes that compress."""
     flush_seconds: float = 5.0
     """How old a committed write may get that is not in the files of a compressed mag."""
+    disk_reserve_bytes: int = 256 << 20
+    """Disk space that new writes leave free, for what was committed before: journal, flush and properties need some. Of a
+    small file system at most one part in 64."""
     idle_seconds: float = 60.0
     """A mag that nobody used for so long is closed."""
     request_id_window_seconds: float = 600.0

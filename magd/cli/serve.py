@@ -53,6 +53,23 @@ _SERVER_PACKAGES = frozenset(
 @click.option(
     "--idle-seconds", type=click.FloatRange(0.1), help="Close a mag that nobody used for so long.  [default: 60]"
 )
+@click.option(
+    "--flush-seconds",
+    type=click.FloatRange(0),
+    help="How long writes to a compressed mag may wait to share a rewrite of their cube files.  [default: 5]",
+)
+@click.option(
+    "--disk-reserve",
+    type=SIZE,
+    help="Disk space that new writes leave free, for what was committed before.  [default: 256 MiB]",
+)
+@click.option("--max-calls", type=click.IntRange(1), help="Calls under way at once; more are refused.  [default: 1024]")
+@click.option(
+    "--stall-seconds", type=click.FloatRange(0.01), help="How long a client may neither send nor take.  [default: 30]"
+)
+@click.option(
+    "--min-rate", type=SIZE, help="The slowest a client may send or take a box, per second.  [default: 64 KiB]"
+)
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
@@ -71,6 +88,11 @@ def serve_command(
     workers: int | None,
     io_threads: int | None,
     idle_seconds: float | None,
+    flush_seconds: float | None,
+    disk_reserve: int | None,
+    max_calls: int | None,
+    stall_seconds: float | None,
+    min_rate: int | None,
     log_format: str,
     log_level: str,
 ) -> None:
@@ -96,15 +118,19 @@ def serve_command(
         raise
     if budget and max_box and max_box > budget:
         raise click.BadParameter(f"{max_box} bytes are more than the budget, {budget}", param_hint="'--max-box'")
-    given: dict[str, Any] = {
-        "budget_bytes": budget,
-        "max_box_bytes": max_box,
-        "min_durability": None if min_durability is None else Durability[min_durability.upper()],
-        "pool_workers": workers,
-        "io_threads": io_threads,
-        "idle_seconds": idle_seconds,
-    }
-    storage = StorageConfig(read_only=read_only, **{name: value for name, value in given.items() if value is not None})
+    storage = StorageConfig(
+        read_only=read_only,
+        **_given(
+            budget_bytes=budget,
+            max_box_bytes=max_box,
+            min_durability=None if min_durability is None else Durability[min_durability.upper()],
+            pool_workers=workers,
+            io_threads=io_threads,
+            idle_seconds=idle_seconds,
+            flush_seconds=flush_seconds,
+            disk_reserve_bytes=disk_reserve,
+        ),
+    )
     config = DaemonConfig(
         root=root,
         grpc=grpc,
@@ -113,6 +139,7 @@ def serve_command(
         storage=storage,
         log_format="json" if log_format == "json" else "text",
         log_level=log_level,  # type: ignore[arg-type]  # one of the choices above
+        **_given(max_calls=max_calls, stall_seconds=stall_seconds, min_rate_bytes_per_second=min_rate),
     )
     try:
         status = serve(config)
@@ -121,3 +148,8 @@ def serve_command(
         traceback.print_exc()
         raise
     ctx.exit(status)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that somebody gave; the defaults of the others are those of the settings."""
+    return {name: value for name, value in options.items() if value is not None}

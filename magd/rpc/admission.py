@@ -4,15 +4,21 @@ Memory for boxes is leased from the budget of the storage before any data is rea
 rest. gRPC itself keeps messages that nobody has read yet: their size and the flow-control window of a stream
 bound it. A client that neither sends nor takes a part for a while, or does so slower than the minimum rate,
 loses its call, and the memory leased for it becomes free.
+
+A client is a connection. Over TCP its address names it. Over a unix socket all have the same; there it may name itself,
+as ours does, by a word `client/ID` in its user agent. One that is not named counts as one of its own for each call.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from magd.errors import InvalidRequest, TooSlow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """Of one message to the daemon."""
@@ -28,9 +34,11 @@ class EdgeConfig:
     """How long a client may neither send nor take a message of a stream."""
     min_rate_bytes_per_second: int = 64 * 1024
     """The slowest a client may send or take a box."""
+    max_calls: int = 1024
+    """Calls under way at once, those that wait included. Each may have gRPC hold a message and a window for it."""
 
     def __post_init__(self) -> None:
-        for name in ("stall_seconds", "min_rate_bytes_per_second"):
+        for name in ("stall_seconds", "min_rate_bytes_per_second", "max_calls"):
             value = getattr(self, name)
             if not value > 0:
                 raise InvalidRequest(f"{name} {value} is not above 0", metadata={"field": name, "value": value})
@@ -58,6 +66,18 @@ def server_options() -> list[tuple[str, int]]:
         # Clients that ping every 20 seconds are welcome; gRPC's default closes their connection.
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ]
+
+
+def client_of(peer: str, metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """Which client a call comes from; empty if that is not known.
+
+    :param peer: where from, as gRPC says it
+    :param metadata: what was sent with the call
+    """
+    if not peer.startswith("unix"):
+        return peer
+    agent = next((str(value) for key, value in metadata if key == "user-agent"), "")
+    return next((word for word in agent.split() if word.startswith("client/")), "")
 
 
 class Pace:

@@ -1,6 +1,6 @@
 """What happens around every call of magd's services, in one place.
 
-1. While the daemon drains, a call is refused before anything of it is read.
+1. While the daemon drains, or has as many calls as it may, a call is refused before anything of it is read.
 2. Messages are parsed here, so that bytes that are no message get a clear status and every byte is counted.
 3. The handler runs. It knows nothing of statuses: it raises errors of `magd.errors`.
 4. A message of a response that the client does not take in time ends the handler.
@@ -29,7 +29,9 @@ import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError
 
-from magd.errors import InternalError, InvalidRequest, MagdError, Reason, TooSlow, Unavailable
+from magd.actors.budget import CLIENT
+from magd.errors import Busy, InternalError, InvalidRequest, MagdError, Reason, TooSlow, Unavailable
+from magd.rpc.admission import client_of
 from magd.rpc.errors import STATUS_KEY, answer_of, status_of
 
 if TYPE_CHECKING:
@@ -189,6 +191,8 @@ class Calls(grpc.aio.ServerInterceptor):
         error: MagdError | None = None
         try:
             self._refuse_if_draining()
+            self._refuse_if_full()
+            CLIENT.set(client_of(call.peer, context.invocation_metadata() or ()))
             async with call.scope:
                 with self._counted(call):
                     yield call
@@ -230,6 +234,10 @@ class Calls(grpc.aio.ServerInterceptor):
     def _refuse_if_draining(self) -> None:
         if self._draining:
             raise _shutting_down()
+
+    def _refuse_if_full(self) -> None:
+        if len(self._running) >= self._config.max_calls:
+            raise Busy(f"{len(self._running)} calls are under way already", retry_after=1.0)
 
     @contextmanager
     def _counted(self, call: Call) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The budget: never more than there is, first come first served, nothing lost."""
+"""The budget: never more than there is, everybody gets a turn, nothing lost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from magd.actors.budget import MemoryBudget
+from magd.actors.budget import CLIENT, Lease, MemoryBudget
 from magd.errors import Busy, InvalidRequest, Reason
 
 
@@ -88,18 +88,86 @@ async def test_a_lease_is_held_until_the_last_holder_lets_go() -> None:
     assert budget.used_bytes == 0
 
 
+async def lease_for(client: str, budget: MemoryBudget, size: int) -> Lease:
+    CLIENT.set(client)  # of the task this runs in
+    return await budget.lease(size)
+
+
+def ask(client: str, budget: MemoryBudget, size: int) -> asyncio.Task[Lease]:
+    return asyncio.create_task(lease_for(client, budget, size))
+
+
+async def test_a_small_request_does_not_wait_behind_large_ones() -> None:
+    budget = MemoryBudget(1024)
+    held = await budget.lease(960)
+    large = ask("", budget, 500)
+    await asyncio.sleep(0)
+    small = [await budget.lease(4) for _ in range(16)]
+    assert not large.done()
+    too_many = ask("", budget, 4)
+    await asyncio.sleep(0)
+    assert not too_many.done(), "only so much is kept for small ones"
+    small[0].release()
+    (await too_many).release()
+    held.release()
+    (await large).release()
+    for lease in small[1:]:
+        lease.release()
+    assert budget.used_bytes == 0
+
+
+async def test_a_client_holds_no_more_than_half_but_for_one_large_lease() -> None:
+    budget = MemoryBudget(1024, patience=0.01)
+    (await ask("greedy", budget, 900)).release()
+    first = await ask("greedy", budget, 300)
+    with pytest.raises(Busy):
+        await ask("greedy", budget, 300)
+    other = await ask("modest", budget, 300)
+    first.release()
+    (await ask("greedy", budget, 300)).release()
+    other.release()
+    assert budget.used_bytes == 0
+
+
+async def test_whose_client_holds_less_comes_first() -> None:
+    budget = MemoryBudget(1024)
+    held = await ask("greedy", budget, 300)
+    rest = await ask("other", budget, 500)
+    greedy = ask("greedy", budget, 200)
+    await asyncio.sleep(0)
+    modest = ask("modest", budget, 500)
+    await asyncio.sleep(0)
+    rest.release()
+    assert (await modest).size_bytes == 500
+    assert not greedy.done()
+    held.release()
+    (await greedy).release()
+
+
+async def test_one_that_waits_for_its_own_share_does_not_hold_up_others() -> None:
+    budget = MemoryBudget(1024)
+    held = await ask("greedy", budget, 400)
+    greedy = ask("greedy", budget, 400)
+    await asyncio.sleep(0)
+    (await ask("modest", budget, 400)).release()
+    assert not greedy.done()
+    held.release()
+    (await greedy).release()
+
+
 @pytest.mark.parametrize("seed", range(50))
 async def test_under_any_interleaving_nothing_is_lost_and_nothing_exceeded(seed: int) -> None:
     rng = random.Random(seed)
-    budget = MemoryBudget(100, patience=5)
+    budget = MemoryBudget(512, patience=5)
 
     async def client(size: int, steps: int) -> None:
+        CLIENT.set(rng.choice(("", "a", "b")))
         with await budget.lease(size):
             assert budget.used_bytes <= budget.total_bytes
             for _ in range(steps):
                 await asyncio.sleep(0)
 
-    tasks = [asyncio.create_task(client(rng.randint(1, 100), rng.randrange(4))) for _ in range(30)]
+    tasks = [asyncio.create_task(client(rng.choice((1, 2, rng.randint(1, 480))), rng.randrange(4))) for _ in range(30)]
     for task in rng.sample(tasks, 10):
         await asyncio.sleep(0)
         task.cancel()

@@ -199,3 +199,24 @@ async def test_a_write_of_unknown_outcome_is_void_also_if_another_writer_mends_t
     async with Storage(Root(str(crashed)), CONFIG, pool) as again:
         assert np.array_equal(await read(again, mag, (0, 0, 0), (48, 16, 16)), seen)
     assert (seen[:, :8] == 1).all()
+
+
+async def test_a_write_that_would_eat_into_the_reserve_of_the_disk_is_refused_until_there_is_space(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mag = await make_mag(storage)
+    await write(storage, mag, (0, 0, 0), filled(1))
+    original = os.statvfs
+
+    def nearly_full(path: str) -> os.statvfs_result:
+        found = original(path)
+        return os.statvfs_result((*found[:3], 4, 4, *found[5:]))  # blocks free, of some thousand that are kept
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", nearly_full)
+        with pytest.raises(DiskFull, match="kept for what was committed before"):
+            await write(storage, mag, (0, 0, 0), filled(2))
+        assert (await read(storage, mag, (0, 0, 0), (16, 16, 16)) == 1).all()
+        await storage.flush(str(mag), to_files=True)
+    await write(storage, mag, (0, 0, 0), filled(3))
+    assert (await read(storage, mag, (0, 0, 0), (16, 16, 16)) == 3).all()
