@@ -82,6 +82,20 @@ class Actor(ABC, Generic[MessageT]):
         :param lease: memory that the message holds until it is finished, also when the caller is gone
         :raises Unavailable: ACTOR_STOPPED: the actor ended before it took the message; asking again is safe
         """
+        envelope = await self.hand_over(message, lease)
+        try:
+            return await asyncio.shield(envelope.done)
+        except asyncio.CancelledError:
+            envelope.abandoned = True
+            raise
+
+    async def hand_over(self, message: MessageT, lease: Lease | None = None) -> Envelope[MessageT]:
+        """Hand a message over, and do not await its outcome, which is the future of the envelope. It is not to be
+        cancelled.
+
+        :param lease: memory that the message holds until it is finished
+        :raises Unavailable: ACTOR_STOPPED: the actor ended before it took the message; asking again is safe
+        """
         await self._places.acquire()
         if self._closed:
             self._places.release()  # the next one in line has to hear of it too
@@ -93,11 +107,7 @@ class Actor(ABC, Generic[MessageT]):
             lease.keep_until(envelope.done)
         envelope.done.add_done_callback(lambda _: self._settle(envelope))
         self._queue.put_nowait(envelope)
-        try:
-            return await asyncio.shield(envelope.done)
-        except asyncio.CancelledError:
-            envelope.abandoned = True
-            raise
+        return envelope
 
     def close(self) -> None:
         """Refuse new messages, finish accepted ones, then end."""

@@ -125,6 +125,16 @@ class MagActor(Actor[Message]):
         """Commit one box. Cancelling the call does not cancel the write."""
         return cast("Acknowledgement", await self.ask(Write(command, fingerprint, lease), lease))
 
+    async def begin_write(
+        self, command: WriteCommand, fingerprint: int, lease: Lease
+    ) -> asyncio.Future[Acknowledgement]:
+        """Take one box, and return without its outcome."""
+        return (await self.hand_over(Write(command, fingerprint, lease), lease)).done
+
+    async def begin_read(self, box: Box, lease: Lease) -> asyncio.Future[ReadResult]:
+        """Begin to read one box, and return without it."""
+        return (await self.hand_over(Read(box), lease)).done
+
     async def read(self, box: Box, lease: Lease) -> ReadResult:
         """Read one box, in voxels of the mag."""
         return cast("ReadResult", await self.ask(Read(box), lease))

@@ -67,6 +67,8 @@ if TYPE_CHECKING:
     from magd.voxels import VoxelFormat
 
 CUBE_FILES_AT_ONCE: Final = 500
+SMALL_BYTES: Final = 512 << 10
+"""What a look at every byte may take on the event loop: less time than the way to a thread and back."""
 
 
 class Storage:
@@ -177,8 +179,17 @@ class Storage:
 
     async def write(self, name: MagName, command: WriteCommand, lease: Lease) -> Acknowledgement:
         """Commit one box. Cancelling the call does not cancel the write; the lease is held until the write is done."""
-        fingerprint = await self._threads.run(fingerprint_of, command) if command.request_id else 0
+        fingerprint = await self._fingerprint(command)
         return await self._registry.with_mag(name, lambda actor: actor.write(command, fingerprint, lease))
+
+    async def begin_write(self, name: MagName, command: WriteCommand, lease: Lease) -> asyncio.Future[Acknowledgement]:
+        """Hand one box to its mag, and return without its outcome. Writes of overlapping boxes that are handed over one
+        after the other take effect in this order. The lease is held until the write is done.
+
+        :return: the outcome, which is not to be cancelled; Unavailable with ACTOR_STOPPED: ask again
+        """
+        fingerprint = await self._fingerprint(command)
+        return await self._registry.with_mag(name, lambda actor: actor.begin_write(command, fingerprint, lease))
 
     async def check_read(self, name: MagName, box: Box | None) -> tuple[Box, MagFacts, int]:
         """Everything that can be said about a read before it is done.
@@ -197,6 +208,10 @@ class Storage:
     async def read(self, name: MagName, box: Box, lease: Lease) -> ReadResult:
         """Read one box. The lease is held until the read is done, also when the call is cancelled."""
         return await self._registry.with_mag(name, lambda actor: actor.read(box, lease))
+
+    async def begin_read(self, name: MagName, box: Box, lease: Lease) -> asyncio.Future[ReadResult]:
+        """Ask for one box, and return without it: as `begin_write`."""
+        return await self._registry.with_mag(name, lambda actor: actor.begin_read(box, lease))
 
     # -- operations ----------------------------------------------------------------------------------------------
 
@@ -305,3 +320,10 @@ class Storage:
 
     def _check_writable(self) -> None:
         check_writable(self._root)
+
+    async def _fingerprint(self, command: WriteCommand) -> int:
+        if not command.request_id:
+            return 0
+        if command.data.nbytes <= SMALL_BYTES:
+            return fingerprint_of(command)
+        return await self._threads.run(fingerprint_of, command)

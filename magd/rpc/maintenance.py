@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from magd.rpc import from_proto, to_proto
 from magd.rpc.admission import MAX_MESSAGE_BYTES, PART_BYTES
 from magd.rpc.enums import DURABILITIES
+from magd.rpc.flight import MAX_BOXES_IN_FLIGHT
 from magd.rpc.from_proto import invalid
 from magd.v1 import maintenance_pb2
 from magd.v1.maintenance_pb2_grpc import MaintenanceServiceServicer
@@ -47,6 +48,7 @@ class MaintenanceService(MaintenanceServiceServicer):
                 budget_bytes=config.budget_bytes,
                 min_durability=DURABILITIES[config.min_durability],
                 request_id_window_seconds=int(config.request_id_window_seconds),
+                max_boxes_in_flight=MAX_BOXES_IN_FLIGHT,
                 min_rate_bytes_per_second=self._config.min_rate_bytes_per_second,
             ),
             read_only=config.read_only,

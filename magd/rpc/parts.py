@@ -65,33 +65,37 @@ async def receive(
     :raises TooSlow: the client is slower than it may be
     """
     array = voxels.empty(size)
-    target = _flat(array)
+    target = flat(array)
     filled = 0
     part: Bytes | None = first
     while part is not None:
         if len(part) > target.size - filled:
-            raise _length_mismatch(filled + len(part), target.size, "at least ")
+            raise length_mismatch(filled + len(part), target.size, "at least ")
         target[filled : filled + len(part)] = np.frombuffer(part, np.uint8)
         filled += len(part)
         part = await next_part(requests, pace)
     if filled < target.size:
-        raise _length_mismatch(filled, target.size, "")
+        raise length_mismatch(filled, target.size, "")
     return array
 
 
 def cut(array: VoxelArray) -> Iterator[memoryview]:
     """The parts of an array, (c, x, y, z) in Fortran order, without a copy."""
-    source = _flat(array).data
+    source = flat(array).data
     for start in range(0, len(source), PART_BYTES):
         yield source[start : start + PART_BYTES]
 
 
-def _flat(array: VoxelArray) -> npt.NDArray[np.uint8]:
+def flat(array: VoxelArray) -> npt.NDArray[np.uint8]:
     """The bytes of an array in Fortran order, without a copy."""
     return array.reshape(-1, order="F").view(np.uint8)
 
 
-def _length_mismatch(found: int, expected: int, how: str) -> InvalidRequest:
+def length_mismatch(found: int, expected: int, how: str) -> InvalidRequest:
+    """The error of a box that comes with more or fewer bytes than it has.
+
+    :param how: "at least " if more may follow
+    """
     return InvalidRequest(
         f"data: the box has {expected} bytes, the stream {how}{found}",
         reason=Reason.DATA_LENGTH_MISMATCH,

@@ -64,8 +64,10 @@ SERVICES: Final = tuple(
 )
 """The full names of magd's services."""
 
-WAITING_STREAMS: Final = frozenset({"WatchService/Watch", "OperationService/WatchOperation"})
-"""Streams that wait for something to happen: they would hold up a drain for ever."""
+WAITING_STREAMS: Final = frozenset(
+    {"WatchService/Watch", "OperationService/WatchOperation", "VolumeService/WriteBoxes", "VolumeService/ReadBoxes"}
+)
+"""Streams that wait for something to happen, or for the client: they would hold up a drain for ever."""
 
 _LAST_WORDS_SECONDS: Final = 1.0
 """What statuses get to reach their clients before connections are closed."""

@@ -24,13 +24,15 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from magd.catalog.names import MagName
-from magd.errors import InvalidRequest, Reason, TooSlow, Unimplemented
+from magd.errors import InvalidRequest, TooSlow
 from magd.framing import ReadFrame
 from magd.rpc import from_proto, to_proto
 from magd.rpc.admission import EdgeConfig, Pace
 from magd.rpc.box_headers import WriteHeader, refuse_order_and_encoding
 from magd.rpc.enums import DATA_TYPES
 from magd.rpc.from_proto import refuse
+from magd.rpc.many_reads import read_box_batch, read_boxes
+from magd.rpc.many_writes import write_box_batch, write_boxes
 from magd.rpc.parts import cut, receive
 from magd.v1 import types_pb2, volume_pb2
 
@@ -97,26 +99,26 @@ class VolumeService:
     async def WriteBoxBatch(
         self, request: volume_pb2.WriteBoxBatchRequest, context: Context
     ) -> volume_pb2.WriteBoxBatchResponse:
-        """Refused."""
-        raise _use_instead("WriteBoxBatch", "WriteBox")
+        """Write the boxes of one message."""
+        return await write_box_batch(self._storage, self._config, request)
 
     async def ReadBoxBatch(
         self, request: volume_pb2.ReadBoxBatchRequest, context: Context
     ) -> volume_pb2.ReadBoxBatchResponse:
-        """Refused."""
-        raise _use_instead("ReadBoxBatch", "ReadBox")
+        """Read the boxes of one message."""
+        return await read_box_batch(self._storage, request)
 
     def WriteBoxes(
         self, request_iterator: AsyncIterator[WriteBoxesFrame], context: Context
     ) -> AsyncIterator[volume_pb2.WriteBoxesResponse]:
-        """Refused."""
-        raise _use_instead("WriteBoxes", "WriteBox")
+        """Write the boxes of a stream."""
+        return write_boxes(self._storage, self._config, request_iterator)
 
     def ReadBoxes(
         self, request_iterator: AsyncIterator[volume_pb2.ReadBoxesRequest], context: Context
     ) -> AsyncIterator[ReadBoxesFrame]:
-        """Refused."""
-        raise _use_instead("ReadBoxes", "ReadBox")
+        """Read the boxes of a stream."""
+        return read_boxes(self._storage, self._config, request_iterator)
 
     async def _first(self, requests: AsyncIterator[WriteFrame]) -> WriteFrame:
         try:
@@ -131,11 +133,3 @@ class VolumeService:
                 f"no first message came in {self._config.stall_seconds:g} s",
                 metadata={"limit": f"{self._config.stall_seconds:g} s"},
             ) from None
-
-
-def _use_instead(method: str, other: str) -> Unimplemented:
-    return Unimplemented(
-        f"this version of magd does not do {method} yet; call {other} for each box",
-        reason=Reason.NOT_IMPLEMENTED,
-        metadata={"field": "method", "value": method, "instead": other},
-    )
