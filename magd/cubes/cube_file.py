@@ -105,6 +105,8 @@ def _check(header: Header, size_bytes: int, mag: Header | None, path: str) -> No
     least = header.first_block_offset
     if header.data_offset < least:
         raise damaged(path, f"its first block is said to start at byte {header.data_offset}, before byte {least}")
+    if header.data_offset > size_bytes:
+        raise damaged(path, f"its first block is said to start at byte {header.data_offset}, after its end")
     if not header.block_type.is_compressed:
         least = header.data_offset + header.blocks_per_file * header.block_bytes
     if size_bytes < least:
