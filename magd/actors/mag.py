@@ -274,6 +274,7 @@ class MagActor(Actor[Message]):
             if envelope is None:
                 return
             self._begin(envelope, jobs)
+            del envelope  # it holds a box, which would stay in memory until the next message comes
 
     def _may_rest(self) -> bool:
         return not self.owed and not self.operation
