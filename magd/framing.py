@@ -25,7 +25,7 @@ from google.protobuf.message import DecodeError
 from magd.v1 import volume_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from google.protobuf.message import Message
 
@@ -40,6 +40,8 @@ _INDEX: Final = volume_pb2.WriteBoxesRequest.INDEX_FIELD_NUMBER
 _BOX: Final = volume_pb2.WriteBoxesRequest.BOX_FIELD_NUMBER
 _MORE_WRITES: Final = volume_pb2.WriteBoxesRequest.MORE_FIELD_NUMBER
 _MORE_READS: Final = volume_pb2.ReadBoxesResponse.MORE_FIELD_NUMBER
+_BATCHED_WRITES: Final = volume_pb2.WriteBoxBatchRequest.BOXES_FIELD_NUMBER
+_BATCHED_READS: Final = volume_pb2.ReadBoxBatchResponse.RESULTS_FIELD_NUMBER
 _MAX_SHORT_VARINT_BYTES: Final = 5
 """Of keys and lengths."""
 _MAX_VARINT_BYTES: Final = 10
@@ -102,9 +104,10 @@ class WriteBoxesFrame:
 
     def encode(self) -> bytes:
         """The message as the generated class would write it."""
-        return b"".join((*self._own_pieces(), *_more_pieces(_MORE_WRITES, self.more)))
+        return b"".join((*self.pieces(), *_repeated(_MORE_WRITES, (frame.pieces() for frame in self.more))))
 
-    def _own_pieces(self) -> list[Bytes]:
+    def pieces(self) -> list[Bytes]:
+        """What the message consists of, without `more`."""
         return _nested_pieces(self.index, _pieces(self.box.header, self.box.data))
 
     @classmethod
@@ -129,9 +132,10 @@ class ReadBoxesFrame:
 
     def encode(self) -> bytes:
         """The message as the generated class would write it."""
-        return b"".join((*self._own_pieces(), *_more_pieces(_MORE_READS, self.more)))
+        return b"".join((*self.pieces(), *_repeated(_MORE_READS, (frame.pieces() for frame in self.more))))
 
-    def _own_pieces(self) -> list[Bytes]:
+    def pieces(self) -> list[Bytes]:
+        """What the message consists of, without `more`."""
         if isinstance(self.outcome, volume_pb2.BoxError):
             return [volume_pb2.ReadBoxesResponse(index=self.index, error=self.outcome).SerializeToString()]
         return _nested_pieces(self.index, _pieces(self.outcome.header, self.outcome.data))
@@ -150,6 +154,29 @@ class ReadBoxesFrame:
         if boxes:
             raise DecodeError("a message has both a box and an error")
         return cls(others.index, others.error, more)
+
+
+@dataclass(frozen=True, slots=True)
+class WriteBatchFrame:
+    """A `WriteBoxBatchRequest`. Reading it is left to the generated class."""
+
+    boxes: Sequence[WriteFrame]
+
+    def encode(self) -> bytes:
+        """The message as the generated class would write it."""
+        return b"".join(_repeated(_BATCHED_WRITES, (_pieces(box.header, box.data) for box in self.boxes)))
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBatchFrame:
+    """A `ReadBoxBatchResponse`. Reading it is left to the generated class."""
+
+    results: Sequence[ReadBoxesFrame]
+
+    def encode(self) -> bytes:
+        """The message as the generated class would write it."""
+        results = (result.pieces() for result in self.results)
+        return b"".join(_repeated(_BATCHED_READS, results))
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -175,10 +202,12 @@ def _nested_pieces(index: int, box: list[Bytes]) -> list[Bytes]:
     return [front, *box]
 
 
-def _more_pieces(field: int, more: Iterable[WriteBoxesFrame | ReadBoxesFrame]) -> Iterator[Bytes]:
-    """What the messages that travel in another one consist of."""
-    for frame in more:
-        pieces = frame._own_pieces()  # noqa: SLF001  # they are of this module
+def _repeated(field: int, messages: Iterable[list[Bytes]]) -> Iterator[Bytes]:
+    """What a field that has many messages consists of.
+
+    :param messages: what each consists of
+    """
+    for pieces in messages:
         yield _front(field, sum(len(piece) for piece in pieces))
         yield from pieces
 

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from magd.framing import ReadBoxesFrame, ReadFrame, WriteBoxesFrame, WriteFrame
+from magd.framing import ReadBatchFrame, ReadBoxesFrame, ReadFrame, WriteBatchFrame, WriteBoxesFrame, WriteFrame
 from magd.v1 import types_pb2, volume_pb2
 
 if TYPE_CHECKING:
@@ -132,6 +132,23 @@ def test_messages_that_travel_together_are_written_and_read_as_by_the_generated_
     assert isinstance(first, ReadFrame)
     assert (first.data, without_data(first.header)) == (data, response)
     assert [each.outcome for each in read.more[1:2]] == [error][: count - 1]
+
+
+@given(header=headers, response=response_headers, data=voxels, error=errors, count=st.integers(0, 3))
+def test_batches_are_what_the_generated_classes_write(
+    header: volume_pb2.WriteBoxRequest,
+    response: volume_pb2.ReadBoxResponse,
+    data: bytes,
+    error: volume_pb2.BoxError,
+    count: int,
+) -> None:
+    writes = WriteBatchFrame([WriteFrame(header, data)] * count).encode()
+    header.data = data
+    assert writes == volume_pb2.WriteBoxBatchRequest(boxes=[header] * count).SerializeToString()
+    reads = ReadBatchFrame([ReadBoxesFrame(0, error), ReadBoxesFrame(1, ReadFrame(response, data))][:count]).encode()
+    response.data = data
+    expected = [volume_pb2.ReadBoxesResponse(error=error), volume_pb2.ReadBoxesResponse(index=1, box=response)]
+    assert reads == volume_pb2.ReadBoxBatchResponse(results=expected[:count]).SerializeToString()
 
 
 def test_messages_within_those_that_travel_together_are_refused() -> None:

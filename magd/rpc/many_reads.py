@@ -13,14 +13,14 @@ For each box, in the order in which they are asked for:
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from magd.catalog.names import MagName
 from magd.errors import InvalidRequest, MagdError, Reason
-from magd.framing import ReadBoxesFrame, ReadFrame
+from magd.framing import ReadBatchFrame, ReadBoxesFrame, ReadFrame
 from magd.rpc import from_proto, to_proto
 from magd.rpc.admission import PART_BYTES, Pace
 from magd.rpc.box_headers import refuse_order_and_encoding
@@ -28,7 +28,7 @@ from magd.rpc.enums import DATA_TYPES
 from magd.rpc.errors import box_error
 from magd.rpc.flight import Flight, Incoming
 from magd.rpc.from_proto import refuse
-from magd.rpc.parts import cut
+from magd.rpc.parts import cut, flat
 from magd.v1 import types_pb2, volume_pb2
 
 if TYPE_CHECKING:
@@ -93,19 +93,21 @@ async def read_boxes(
             flight.leave(len(landed))
 
 
-async def read_box_batch(storage: Storage, request: volume_pb2.ReadBoxBatchRequest) -> volume_pb2.ReadBoxBatchResponse:
+async def read_box_batch(storage: Storage, request: volume_pb2.ReadBoxBatchRequest) -> ReadBatchFrame:
     """Read the boxes of one message. Results in their order."""
     flight = Flight[_Result](dispose=_Result.release)
     reads = _Reads(storage, flight, limit_bytes=MAX_ANSWER_BYTES)
-    messages: dict[int, volume_pb2.ReadBoxesResponse] = {}
-    async with flight:
-        flight.feed(reads.read_all(request.boxes))
-        while landed := await flight.landed():
-            for result in landed:
-                messages[result.index] = _message(result)
-                result.release()
-            flight.leave(len(landed))
-    return volume_pb2.ReadBoxBatchResponse(results=[messages[index] for index in range(len(request.boxes))])
+    results: dict[int, ReadBoxesFrame] = {}
+    leases = ExitStack()
+    with leases:
+        async with flight:
+            flight.feed(reads.read_all(request.boxes))
+            while landed := await flight.landed():
+                for result in landed:
+                    leases.callback(result.release)
+                    results[result.index] = _whole(result)
+                flight.leave(len(landed))
+        return ReadBatchFrame([results[index] for index in range(len(request.boxes))])
 
 
 class _Reads:
@@ -199,14 +201,12 @@ def _header(voxels: VoxelFormat) -> volume_pb2.ReadBoxResponse:
     )
 
 
-def _message(result: _Result) -> volume_pb2.ReadBoxesResponse:
+def _whole(result: _Result) -> ReadBoxesFrame:
     """All of a small result in one message."""
     if result.error is not None:
-        return volume_pb2.ReadBoxesResponse(index=result.index, error=result.error)
-    header = result.header or volume_pb2.ReadBoxResponse()
-    if result.data is not None:
-        header.data = result.data.tobytes(order="F")
-    return volume_pb2.ReadBoxesResponse(index=result.index, box=header)
+        return ReadBoxesFrame(result.index, result.error)
+    data = b"" if result.data is None else flat(result.data).data
+    return ReadBoxesFrame(result.index, ReadFrame(result.header or volume_pb2.ReadBoxResponse(), data))
 
 
 async def _taken(

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from magd.actors.storage import Storage
-    from magd.framing import ReadBoxesFrame, WriteBoxesFrame, WriteFrame
+    from magd.framing import ReadBatchFrame, ReadBoxesFrame, WriteBoxesFrame, WriteFrame
     from magd.rpc.interceptors import Context
 
 
@@ -102,9 +102,7 @@ class VolumeService:
         """Write the boxes of one message."""
         return await write_box_batch(self._storage, self._config, request)
 
-    async def ReadBoxBatch(
-        self, request: volume_pb2.ReadBoxBatchRequest, context: Context
-    ) -> volume_pb2.ReadBoxBatchResponse:
+    async def ReadBoxBatch(self, request: volume_pb2.ReadBoxBatchRequest, context: Context) -> ReadBatchFrame:
         """Read the boxes of one message."""
         return await read_box_batch(self._storage, request)
 

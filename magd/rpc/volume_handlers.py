@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import grpc
 from google.protobuf.message_factory import GetMessageClass
 
-from magd.framing import ReadBoxesFrame, ReadFrame, WriteBoxesFrame, WriteFrame
+from magd.framing import ReadBatchFrame, ReadBoxesFrame, ReadFrame, WriteBoxesFrame, WriteFrame
 from magd.v1 import volume_pb2
 
 if TYPE_CHECKING:
@@ -21,7 +21,11 @@ Serializer: TypeAlias = Callable[[Any], bytes]
 
 FRAMED_REQUESTS: Final[dict[str, Parser]] = {"WriteBox": WriteFrame.decode, "WriteBoxes": WriteBoxesFrame.decode}
 """Methods whose requests carry voxels."""
-FRAMED_RESPONSES: Final[dict[str, Serializer]] = {"ReadBox": ReadFrame.encode, "ReadBoxes": ReadBoxesFrame.encode}
+FRAMED_RESPONSES: Final[dict[str, Serializer]] = {
+    "ReadBox": ReadFrame.encode,
+    "ReadBoxes": ReadBoxesFrame.encode,
+    "ReadBoxBatch": ReadBatchFrame.encode,
+}
 """Methods whose responses carry voxels."""
 
 _SERVICE: Final = volume_pb2.DESCRIPTOR.services_by_name["VolumeService"]
