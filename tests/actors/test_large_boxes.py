@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import weakref
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ import numpy as np
 from magd.acknowledgement import Durability
 from magd.actors.types import Bounds, WriteCommand
 from magd.geometry import Box
-from tests.support.voxels import make_mag
+from tests.support.voxels import make_mag, until
 
 if TYPE_CHECKING:
     from magd.actors.storage import Storage
@@ -28,12 +27,10 @@ async def test_a_mag_keeps_nothing_of_a_box_that_is_in_its_files_or_was_read(sto
         await storage.write(name, command, lease)
     del data, command
     await storage.flush("", to_files=True)
-    gc.collect()
-    assert written() is None
+    await until(lambda: written() is None)
 
     with await storage.budget.lease(1 << 20) as lease:
         result = await storage.read(name, BOX, lease)
     read = weakref.ref(result.data)
     del result
-    gc.collect()
-    assert read() is None
+    await until(lambda: read() is None)
