@@ -2,8 +2,9 @@
 
 1. They run one at a time for each dataset, as tasks of the daemon: a client that goes away does not stop one half way.
 2. The same request id again gives the same outcome.
-3. What is created gets its folder first and its entry in the properties second; what is deleted loses its entry first.
-   So a crash in between leaves a dataset that opens, and at most a folder that the properties do not name.
+3. What changes folders and properties lays down an intent first (`magd.catalog.intents`). Cut short at any point, by an
+   error or a crash, it is finished if the properties were changed and undone if not: at once after an error, else when
+   the dataset is opened next, or before the next change.
 4. Before a mag, layer or dataset is renamed or deleted its actors are drained and closed, and requests wait. It is
    refused while an operation runs on it.
 """
@@ -11,15 +12,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import defaultdict
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import structlog
 
 from magd.actors.dataset import DatasetActor
-from magd.actors.opening import header_of, unserved
+from magd.actors.opening import header_of, settle, unserved
 from magd.actors.outcomes import Outcomes
-from magd.catalog import folders
+from magd.catalog import folders, intents
 from magd.catalog.names import DatasetName, LayerName, MagName, check_new_name
 from magd.cubes.header import BlockType, Header
 from magd.errors import AlreadyExists, Conflict, InternalError, InvalidRequest, MagdError, NotFound, Reason
@@ -35,13 +38,15 @@ from magd.properties.edits import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from magd.actors.operations import Operations
     from magd.actors.registry import Registry
     from magd.actors.threads import Threads
+    from magd.catalog.intents import Intent
     from magd.catalog.root import Root
     from magd.geometry import BoundingBox, Mag
+    from magd.properties.edits import Edit
     from magd.properties.file import Snapshot
     from magd.properties.model import LayerCategory, LayerProperties, MagProperties, VoxelSize
     from magd.voxels import VoxelFormat
@@ -158,10 +163,23 @@ class Coordinator:
             _same("data_type", voxels.dtype.name, known.voxels and known.voxels.dtype.name)
             _same("num_channels", voxels.num_channels, known.voxels and known.voxels.num_channels)
             return
-        dataset_folder = await self._threads.run(self._root.dataset_folder, dataset)
-        await self._threads.run(folders.create_layer_folder, dataset_folder, layer)
+        await self._settle_what_is_left(dataset)
         edit = AddLayer(layer, category, voxels)
-        await self._registry.with_dataset(dataset, lambda actor: actor.change([edit]))
+        intent = await self._threads.run(self._intend_layer, dataset, layer)
+        if intent is None:
+            await self._save(dataset, [edit])
+            return
+        async with self._carry_out(dataset, intent):
+            await self._save(dataset, [edit])
+
+    def _intend_layer(self, dataset: DatasetName, layer: str) -> Intent | None:
+        dataset_folder = self._root.dataset_folder(dataset)
+        folder = os.path.join(dataset_folder, layer)
+        if os.path.lexists(folder):
+            folders.create_layer_folder(dataset_folder, layer)  # it is taken, if it can be
+            return None
+        hidden = folders.make_layer_folder(dataset_folder)
+        return intents.creation(dataset_folder, layer=layer, mag=None, hidden=hidden, folder=folder)
 
     async def rename_layer(self, name: LayerName, new_name: str, etag: str) -> None:
         """Rename a layer and its folder.
@@ -174,18 +192,20 @@ class Coordinator:
         if snapshot.properties.layer(new_name) is not None:
             raise AlreadyExists(f"{name.dataset_name}/layers/{new_name} exists", reason=Reason.LAYER_EXISTS)
         self._refuse_if_busy(str(name))
-        async with self._registry.holding(str(name)):
-            dataset_folder = await self._threads.run(self._root.dataset_folder, name.dataset_name)
-            await self._threads.run(folders.rename_layer_folder, dataset_folder, layer.name, new_name)
-            edit = RenameLayer(layer.name, new_name)
-            try:
-                await self._registry.with_dataset(name.dataset_name, lambda actor: actor.change([edit]))
-            except MagdError:
-                # The folder must have the name that the properties have, whichever that is after an error.
-                after = await self._registry.with_dataset(name.dataset_name, DatasetActor.current)
-                if after.properties.layer(new_name) is None:
-                    await self._threads.run(folders.rename_layer_folder, dataset_folder, new_name, layer.name)
-                raise
+        await self._settle_what_is_left(name.dataset_name)
+        dataset_folder = await self._threads.run(self._root.dataset_folder, name.dataset_name)
+        edit = RenameLayer(layer.name, new_name)
+        # The new name too: between the properties and the folder nobody may open a mag under it.
+        async with (
+            self._registry.holding(str(name)),
+            self._registry.holding(str(LayerName(name.dataset, new_name))),
+        ):
+            intent = await self._threads.run(intents.renaming, dataset_folder, old=layer.name, new=new_name)
+            if intent is None:
+                await self._save(name.dataset_name, [edit])
+                return
+            async with self._carry_out(name.dataset_name, intent):
+                await self._save(name.dataset_name, [edit])
 
     async def delete_layer(self, name: LayerName, etag: str) -> str:
         """Remove a layer from the properties and move its folder to the trash.
@@ -195,17 +215,35 @@ class Coordinator:
         snapshot = await self._registry.with_dataset(name.dataset_name, DatasetActor.current)
         layer = _require_layer(snapshot, name, etag)
         self._refuse_if_busy(str(name))
-        async with self._registry.holding(str(name)):
-            edit = RemoveLayer(layer.name)
-            await self._registry.with_dataset(name.dataset_name, lambda actor: actor.change([edit]))
-            return await self._threads.run(self._trash_layer, name, layer)
+        return await self._remove(name, layer, None)
 
-    def _trash_layer(self, name: LayerName, layer: LayerProperties) -> str:
+    async def _remove(self, name: LayerName | MagName, layer: LayerProperties, mag: MagProperties | None) -> str:
+        dataset = DatasetName(name.dataset)
+        await self._settle_what_is_left(dataset)
+        edit = RemoveLayer(layer.name) if mag is None else RemoveMag(layer.name, mag.mag)
+        async with self._registry.holding(str(name)):
+            intent = await self._threads.run(self._intend_removal, dataset, layer, mag)
+            if intent is None:
+                await self._save(dataset, [edit])
+                return ""
+            async with self._carry_out(dataset, intent):
+                await self._save(dataset, [edit])
+            return os.path.join(name.dataset, intent.trash)
+
+    def _intend_removal(
+        self, dataset: DatasetName, layer: LayerProperties, mag: MagProperties | None
+    ) -> intents.Removal | None:
         try:
-            folder = self._root.layer_folder(name.dataset_name, layer)
+            if mag is None:
+                folder = self._root.layer_folder(dataset, layer)
+            else:
+                folder = self._root.owned_mag_folder(dataset, layer, mag)
         except NotFound:
-            return ""
-        return folders.trash(self._root, folder)
+            return None
+        home = self._root.dataset_folder(dataset)
+        trash = folders.trash_place(home, os.path.basename(folder))
+        which = None if mag is None else mag.mag
+        return intents.removal(home, layer=layer.name, mag=which, folder=folder, trash=trash)
 
     # -- mags ----------------------------------------------------------------------------------------------------
 
@@ -238,20 +276,33 @@ class Coordinator:
             _same("file_len", file_len, header.file_len)
             _same("block_type", block_type.is_compressed, header.block_type.is_compressed)
             return
+        await self._settle_what_is_left(layer_name.dataset_name)
         header = Header(layer.voxels, block_len, file_len, block_type)
-        await self._threads.run(self._make_mag_folder, layer_name, layer, mag, header)
-        await self._add_mag(name, header)
+        made = await self._threads.run(self._make_mag_folder, layer_name, mag, header)
+        await self._add_mag(made, name, header, [])
 
-    def _make_mag_folder(self, layer_name: LayerName, layer: LayerProperties, mag: Mag, header: Header) -> None:
-        layer_folder = folders.create_layer_folder(self._root.dataset_folder(layer_name.dataset_name), layer.name)
-        folders.create_mag_folder(layer_folder, mag, header)
+    def _make_mag_folder(self, layer_name: LayerName, mag: Mag, header: Header) -> str:
+        dataset_folder = self._root.dataset_folder(layer_name.dataset_name)
+        return folders.make_mag_folder(folders.create_layer_folder(dataset_folder, layer_name.layer), mag, header)
 
     def _read_header(self, layer_name: LayerName, layer: LayerProperties, mag: MagProperties) -> Header:
         return header_of(self._root.mag_folder(layer_name.dataset_name, layer, mag))
 
-    async def _add_mag(self, name: MagName, header: Header) -> None:
+    async def _add_mag(self, made: str, name: MagName, header: Header, more: Sequence[Edit]) -> None:
+        """Make a finished folder with a hidden name, which lies in the layer's folder, a mag."""
         edit = AddMag(name.layer, name.mag, f"./{name.layer}/{name.mag.name}", header.cube_len)
-        await self._registry.with_dataset(name.dataset_name, lambda actor: actor.change([edit]))
+        dataset_folder = await self._threads.run(self._root.dataset_folder, name.dataset_name)
+        layer_folder = os.path.dirname(made)
+        intent = await self._threads.run(
+            intents.creation,
+            dataset_folder,
+            layer=name.layer,
+            mag=name.mag,
+            hidden=made,
+            folder=os.path.join(layer_folder, name.mag.name),
+        )
+        async with self._carry_out(name.dataset_name, intent):
+            await self._save(name.dataset_name, [edit, *more])
 
     async def delete_mag(self, name: MagName) -> str:
         """Remove a mag from the properties and move its folder to the trash.
@@ -264,17 +315,7 @@ class Coordinator:
         if mag is None:
             raise NotFound(f"{name} does not exist", reason=Reason.MAG_NOT_FOUND)
         self._refuse_if_busy(str(name))
-        async with self._registry.holding(str(name)):
-            edit = RemoveMag(layer.name, mag.mag)
-            await self._registry.with_dataset(name.dataset_name, lambda actor: actor.change([edit]))
-            return await self._threads.run(self._trash_mag, name, layer, mag)
-
-    def _trash_mag(self, name: MagName, layer: LayerProperties, mag: MagProperties) -> str:
-        try:
-            folder = self._root.owned_mag_folder(name.dataset_name, layer, mag)
-        except NotFound:
-            return ""
-        return folders.trash(self._root, folder)
+        return await self._remove(name, layer, mag)
 
     # -- mags made by a compression --------------------------------------------------------------------------------
 
@@ -306,11 +347,82 @@ class Coordinator:
         :param bounding_box: of the layer the data is from
         :return: the name of the mag
         """
-        await self._threads.run(folders.adopt_mag_folder, work_folder, name.mag)
-        await self._add_mag(name, header)
-        edit = ExtendBoundingBox(name.layer, bounding_box)
-        await self._registry.with_dataset(name.dataset_name, lambda actor: actor.change([edit]))
+        await self._settle_what_is_left(name.dataset_name)
+        await self._threads.run(folders.check_mag_is_free, os.path.dirname(work_folder), name.mag)
+        await self._add_mag(work_folder, name, header, [ExtendBoundingBox(name.layer, bounding_box)])
         return str(name)
+
+    async def exchange(
+        self,
+        name: MagName,
+        folder: str,
+        work_folder: str,
+        cube_length: int,
+        edit: Edit,
+        swap: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Put other files, with another cube length, in place of a mag's, and say so in the properties. For whoever
+        holds the mag, in a turn of the dataset (`once`).
+
+        :param folder: of the mag
+        :param work_folder: the new files, in a hidden folder beside it, complete with their journal and on the disk;
+            afterwards it has the old ones
+        :param cube_length: of the new files, different from the one before
+        :param edit: sets it
+        :param swap: exchanges the two folders
+        """
+        await self._settle_what_is_left(name.dataset_name)
+        intent = await self._threads.run(
+            intents.exchange,
+            await self._threads.run(self._root.dataset_folder, name.dataset_name),
+            layer=name.layer,
+            mag=name.mag,
+            folder=folder,
+            hidden=work_folder,
+            cube_length=cube_length,
+        )
+        async with self._carry_out(name.dataset_name, intent):
+            await self._save(name.dataset_name, [edit])
+            await swap()
+
+    # -- intents ---------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _carry_out(self, dataset: DatasetName, intent: Intent) -> AsyncIterator[None]:
+        """Lay down an intent; the properties are saved inside; then the folders are brought in line with them."""
+        folder = await self._threads.run(self._root.dataset_folder, dataset)
+        try:
+            await self._threads.run(intents.begin, folder, intent)
+            yield
+            await self._settle_now(dataset, folder, intent)
+        except Exception:
+            # Whatever the error was, folders and properties shall agree again.
+            try:
+                await self._settle_now(dataset, folder, intent)
+            except MagdError as error:
+                log.warning("change not settled", dataset=str(dataset), error=error.message)
+            raise
+
+    async def _settle_now(self, dataset: DatasetName, folder: str, intent: Intent) -> None:
+        # A change of nothing: after a save that failed it writes the properties once more.
+        now = await self._save(dataset, [])
+        for note in await self._threads.run(intents.settle, folder, intent, now):
+            log.warning("found while settling a change", dataset=str(dataset), note=note)
+
+    async def _settle_what_is_left(self, dataset: DatasetName) -> None:
+        """Settle what an earlier change could not, because of an error.
+
+        :raises MagdError: it still cannot be settled; nothing further is to be changed
+        """
+        folder = await self._threads.run(self._root.dataset_folder, dataset)
+        if await self._threads.run(intents.read, folder) is None:
+            return
+        self._refuse_if_busy(str(dataset))
+        async with self._registry.holding(str(dataset)):
+            await self._threads.run(settle, self._root, dataset)
+
+    async def _save(self, dataset: DatasetName, edits: Sequence[Edit]) -> Snapshot:
+        return await self._registry.with_dataset(dataset, lambda actor: actor.change(edits))
 
     def _refuse_if_busy(self, resource: str) -> None:
         running = self._operations.running(resource)

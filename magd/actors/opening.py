@@ -2,13 +2,15 @@
 
 A dataset, once its folder is locked:
 
-1. Remove the folders in which mags were being made or compressed: whoever made them held the lock, and is gone.
-2. Clean up after a save of the properties that was cut short.
+1. Clean up after a save of the properties that was cut short.
+2. Settle a change of folders and properties that was cut short (`magd.catalog.intents`). If that cannot be done, the
+   dataset is served as it is, and step 3 waits for another time.
+3. Remove the folders in which mags were being made or compressed: whoever made them held the lock, and is gone.
 
 A mag:
 
 1. Find layer and mag in the properties; refuse what magd does not serve.
-2. Finish or undo an exchange of folders that was cut short.
+2. Finish or undo an exchange of folders that was cut short; nothing may be written into files that are about to go.
 3. Lock its folder: a link or a path in the properties may name one folder twice, and a folder has one actor.
 4. Open the cube files and check that header.wkw and properties agree on the voxels.
 5. Read its journal: what was committed and is perhaps not in the cube files.
@@ -22,6 +24,9 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import structlog
+
+from magd.catalog import intents
 from magd.catalog.folders import exchange_mag_folders, recover_exchange, sweep
 from magd.catalog.locks import FolderLock, lock_folder
 from magd.cubes.header import HEADER_FILE, read_header
@@ -29,6 +34,7 @@ from magd.cubes.mag_files import MagFiles
 from magd.errors import MagdError, NotAllowed, NotFound, Reason
 from magd.journal.records import FileFormat
 from magd.journal.recovery import recover
+from magd.properties.file import PropertiesFile
 
 if TYPE_CHECKING:
     from magd.catalog.names import DatasetName, MagName
@@ -39,6 +45,9 @@ if TYPE_CHECKING:
     from magd.journal.recovery import Recovery
     from magd.properties.file import Snapshot
     from magd.properties.model import DatasetProperties, LayerProperties, MagProperties
+
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +78,7 @@ def open_mag(root: Root, name: MagName, snapshot: Snapshot) -> OpenedMag:
     """
     layer, mag = find_served(snapshot, name)
     if not root.read_only:
+        _settle_exchange(root, name)
         for place in root.mag_places(name.dataset_name, layer, mag):
             recover_exchange(live=place)
     folder = root.mag_folder(name.dataset_name, layer, mag)
@@ -130,13 +140,48 @@ def _check_voxels(name: MagName, files: MagFiles, layer: LayerProperties) -> Non
 
 
 def tidy_dataset(root: Root, name: DatasetName, properties: DatasetProperties) -> None:
-    """Remove what a crash left of mags that were being made or compressed. For the holder of the dataset's lock."""
+    """Set right what a crash left of changes of folders. For the holder of the dataset's lock."""
+    try:
+        settle(root, name)
+    except MagdError as error:
+        log.warning("change not settled", dataset=str(name), error=error.message)
+        return
+    sweep(root.dataset_folder(name))
     for layer in properties.layers:
         try:
             folder = root.layer_folder(name, layer)
         except MagdError:
             continue  # there is no folder, or it is not served; asking for the layer says so
         sweep(folder)
+
+
+def settle(root: Root, name: DatasetName) -> None:
+    """Finish or undo a change of a dataset that was cut short. For the holder of its lock; what the change is about is
+    not in use.
+
+    :raises NotAllowed: CHANGED_ON_DISK: it cannot be told what the change was, or whether it was made
+    :raises MagdError: it could not be finished or undone
+    """
+    folder = root.dataset_folder(name)
+    intent = intents.read(folder)
+    if intent is not None:
+        now = PropertiesFile(root.properties_path(name), root=root.path).save([])  # what decides must last
+        for note in intents.settle(folder, intent, now):
+            log.warning("found while settling a change", dataset=str(name), note=note)
+        log.info("change settled", dataset=str(name), layer=intent.layer, mag=intent.mag)
+
+
+def _settle_exchange(root: Root, name: MagName) -> None:
+    """See that the folder that is about to be opened is the one that stays.
+
+    :raises MagdError: that could not be done
+    """
+    try:
+        intent = intents.read(root.dataset_folder(name.dataset_name))
+    except NotAllowed:
+        return  # nothing will be done about one that cannot be understood
+    if isinstance(intent, intents.Exchange) and (intent.layer, intent.mag) == (name.layer, name.mag.name):
+        settle(root, name.dataset_name)
 
 
 def work_folder(layer_folder: str, name: MagName, epoch: int, number: str) -> str:

@@ -2,8 +2,9 @@
 
 Everything is made under a hidden name and renamed into place, and everything that is deleted is renamed into
 a trash folder on the same file system, so that a crash leaves a folder where it was or where it shall be.
-What each function leaves when it is cut short stands with it. Names of ours that a crash can leave begin with
-a dot and contain `.magd-` or begin with `.magd-`; only such are ever removed for good.
+What each function leaves when it is cut short stands with it; where the properties have to change too, an intent
+brings both together (`intents`). Names of ours that a crash can leave begin with a dot and contain `.magd-` or
+begin with `.magd-`; only such are ever removed for good.
 """
 
 from __future__ import annotations
@@ -91,97 +92,114 @@ def create_layer_folder(dataset_folder: str, layer: str) -> str:
     return folder
 
 
-def create_mag_folder(layer_folder: str, mag: Mag, header: Header) -> str:
-    """Make the folder of a mag with its header.wkw, durably, under its short name.
+def make_layer_folder(dataset_folder: str) -> str:
+    """Make an empty folder for a layer under a hidden name, durably.
 
-    A folder under a hidden name gets the header; once both are on the disk, `adopt_mag_folder` does the rest.
-    For crashes and errors see there.
+    A crash leaves it or not; `sweep` removes it.
 
-    :return: the folder
+    :return: the folder, for `place`
     """
-    temporary = os.path.join(layer_folder, f".{mag.name}.magd-new-{secrets.token_hex(8)}")
-    with os_errors_of(temporary):
-        os.mkdir(temporary)
+    hidden = os.path.join(dataset_folder, f".magd-new-{secrets.token_hex(8)}")
+    with os_errors_of(hidden):
+        os.mkdir(hidden)
         try:
-            atomic.write_new_file(os.path.join(temporary, HEADER_FILE), header.to_bytes())
-            atomic.fsync_folder(temporary)
-            return adopt_mag_folder(temporary, mag)
+            atomic.fsync_folder(dataset_folder)
         except BaseException:
-            remove_tree(temporary)
+            remove_tree(hidden)
             raise
+    return hidden
 
 
-def adopt_mag_folder(made: str, mag: Mag) -> str:
-    """Give a finished folder of a mag, made under a hidden name in the layer's folder, its short name,
-    durably.
+def make_mag_folder(layer_folder: str, mag: Mag, header: Header) -> str:
+    """Make the folder of a mag with its header.wkw under a hidden name, durably.
 
-    1. If there is a folder of the mag's short or long name that holds nothing but a header.wkw, remove it:
-       its creation was cut short when only the entry in the properties was missing.
-    2. Rename the finished folder to its name, which nothing may have, and sync the layer's.
+    A crash leaves a part of it; `sweep` removes it.
 
-    A crash leaves it under one of the two names: the hidden one is removed by `sweep`, the other is a mag
-    that no properties name yet.
-
-    :param made: complete, and on the disk
-    :return: the folder
-    :raises AlreadyExists: MAG_EXISTS: there is a folder of this mag that holds more than a header.wkw
+    :return: the folder, for `place`
+    :raises AlreadyExists: MAG_EXISTS: there is something of the mag's short or long name
     """
-    layer_folder = os.path.dirname(made)
-    folder = os.path.join(layer_folder, mag.name)
-    with os_errors_of(folder):
-        for name in dict.fromkeys((mag.name, mag.long_name)):
-            _remove_unfinished_mag(os.path.join(layer_folder, name))
-        _rename(made, folder, Reason.MAG_EXISTS)
-        atomic.fsync_folder(layer_folder)
-    return folder
+    hidden = os.path.join(layer_folder, f".{mag.name}.magd-new-{secrets.token_hex(8)}")
+    check_mag_is_free(layer_folder, mag)
+    with os_errors_of(hidden):
+        os.mkdir(hidden)
+        try:
+            atomic.write_new_file(os.path.join(hidden, HEADER_FILE), header.to_bytes())
+            atomic.fsync_folder(hidden)
+        except BaseException:
+            remove_tree(hidden)
+            raise
+    return hidden
 
 
-def rename_layer_folder(dataset_folder: str, old: str, new: str) -> None:
-    """Rename the folder of a layer, durably. A layer without mags may have none.
+def check_mag_is_free(layer_folder: str, mag: Mag) -> None:
+    """Refuse a mag if there is something in its place, whoever made it.
+
+    :raises AlreadyExists: MAG_EXISTS
+    """
+    for name in dict.fromkeys((mag.name, mag.long_name)):
+        folder = os.path.join(layer_folder, name)
+        if os.path.lexists(folder):
+            raise AlreadyExists(
+                f"{folder} exists, though no properties name it", reason=Reason.MAG_EXISTS, metadata={"file": folder}
+            )
+
+
+def place(made: str, folder: str, if_exists: Reason) -> None:
+    """Give a finished folder, made under a hidden name, the name it is for, durably.
 
     A crash leaves it under one of the two names.
 
-    :raises AlreadyExists: LAYER_EXISTS: there is something of the new name
+    :param made: complete, and on the disk
+    :param folder: its name; nothing may have it
+    :param if_exists: the reason of the error if something has
+    :raises AlreadyExists: something has
     """
-    source, target = os.path.join(dataset_folder, old), os.path.join(dataset_folder, new)
-    with os_errors_of(source):
-        try:
-            _rename(source, target, Reason.LAYER_EXISTS)
-        except FileNotFoundError:
-            return
-        try:
-            atomic.fsync_folder(dataset_folder)
-        except OSError:
-            # The caller will not go on: the folder must have the name that the properties have.
-            _rename(target, source, Reason.LAYER_EXISTS)
-            raise
+    with os_errors_of(folder):
+        _rename(made, folder, if_exists)
+        for parent in dict.fromkeys((os.path.dirname(folder), os.path.dirname(made))):
+            atomic.fsync_folder(parent)
 
 
 def trash(root: Root, folder: str) -> str:
-    """Move a folder away, durably: a dataset into the trash of the root, anything else into that of its
-    dataset.
+    """Move the folder of a dataset into the trash of the root, durably. For its parts see `trash_place`.
 
     A crash leaves it in one of the two places, and perhaps an empty trash folder. A link is moved itself, not
     what it leads to.
 
-    :param folder: a dataset, layer or mag, below the root
-    :return: where it is now, relative to the root: `<dataset>/.magd/trash/<name>-<time, UTC>-<random>`
+    :param folder: directly in the root
+    :return: where it is now, relative to the root: `.magd/trash/<name>-<time, UTC>-<random>`
     """
-    parent, name = os.path.split(folder)
-    first = os.path.relpath(folder, root.path).split(os.sep)[0]
-    home = root.path if parent == root.path else os.path.join(root.path, first)
+    target = trash_place(root.path, os.path.basename(folder))
+    with os_errors_of(folder):
+        move_to_trash(folder, target, root.path)
+    return os.path.relpath(target, root.path)
+
+
+def trash_place(home: str, name: str) -> str:
+    """A free place in the trash for something of this name.
+
+    :param home: the folder with the trash: the root for datasets, a dataset for what is in it
+    :return: `<home>/.magd/trash/<name>-<time, UTC>-<random>`
+    """
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     suffix = f"-{stamp}-{secrets.token_hex(4)}"
     short_name = name.encode()[: _MAX_NAME_BYTES - len(suffix)].decode(errors="ignore")
-    bin_folder = os.path.join(home, TRASH)
-    target = os.path.join(bin_folder, short_name + suffix)
-    with os_errors_of(folder):
-        os.makedirs(bin_folder, exist_ok=True)
-        os.rename(folder, target)
-        # The new name first: a power loss in between may show the folder twice, but never nowhere.
-        for touched in (bin_folder, os.path.dirname(bin_folder), home, parent):
-            atomic.fsync_folder(touched)
-    return os.path.relpath(target, root.path)
+    return os.path.join(home, TRASH, short_name + suffix)
+
+
+def move_to_trash(folder: str, target: str, home: str) -> None:
+    """Move a folder to a place in the trash, durably.
+
+    :param target: from `trash_place`
+    :param home: the folder with the trash
+    :raises OSError: it cannot be moved
+    """
+    bin_folder = os.path.dirname(target)
+    os.makedirs(bin_folder, exist_ok=True)
+    os.rename(folder, target)
+    # The new name first: a power loss in between may show the folder twice, but never nowhere.
+    for touched in dict.fromkeys((bin_folder, os.path.dirname(bin_folder), home, os.path.dirname(folder))):
+        atomic.fsync_folder(touched)
 
 
 def exchange_mag_folders(live: str, new: str) -> None:
@@ -278,20 +296,3 @@ def _rename(source: str, target: str, if_exists: Reason) -> None:
 def _name_during_exchange(live: str) -> str:
     parent, name = os.path.split(live)
     return os.path.join(parent, f".{name}.magd-old")
-
-
-def _remove_unfinished_mag(folder: str) -> None:
-    try:
-        entries = os.listdir(folder)
-    except FileNotFoundError:
-        return
-    except NotADirectoryError:
-        entries = [""]
-    if os.path.islink(folder) or not set(entries) <= {HEADER_FILE}:
-        raise AlreadyExists(
-            f"{folder} exists and is not empty, though no properties name it",
-            reason=Reason.MAG_EXISTS,
-            metadata={"file": folder},
-        )
-    atomic.unlink_if_there(os.path.join(folder, HEADER_FILE))
-    os.rmdir(folder)

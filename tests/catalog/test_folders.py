@@ -135,96 +135,98 @@ def test_no_layer_is_made_in_a_link_out_of_the_dataset(folder: Path) -> None:
     assert caught.value.reason is Reason.OUTSIDE_ROOT
 
 
+def make_and_place(layer: Path, mag: Mag = MAG) -> Path:
+    made = folders.make_mag_folder(str(layer), mag, HEADER)
+    folders.place(made, str(layer / mag.name), Reason.MAG_EXISTS)
+    return layer / mag.name
+
+
 @pytest.mark.usefixtures("both_ways")
 def test_a_mag_is_made_under_its_short_name_with_a_header(folder: Path) -> None:
-    made = folders.create_mag_folder(str(folder), Mag.of((2, 2, 2)), HEADER)
-    assert made == str(folder / "2")
+    made = make_and_place(folder, Mag.of((2, 2, 2)))
+    assert made == folder / "2"
     assert Header.parse((folder / "2" / "header.wkw").read_bytes(), file="f") == HEADER
     assert list(tree(folder)) == ["2/header.wkw"]
 
 
 @pytest.mark.usefixtures("both_ways")
-def test_a_mag_takes_the_place_of_one_whose_creation_was_cut_short(folder: Path) -> None:
-    for name in ("2", "2-2-2"):
-        (folder / name).mkdir()
-        (folder / name / "header.wkw").write_text("old")
-    folders.create_mag_folder(str(folder), Mag.of(2), HEADER)
-    assert tree(folder) == {"2/header.wkw": HEADER.to_bytes().decode("latin-1")}
-
-
-@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("name", ["2", "2-2-2"])
-@pytest.mark.parametrize("what", ["data", "link", "file"])
-def test_a_mag_with_anything_in_it_is_never_replaced(folder: Path, name: str, what: str) -> None:
+@pytest.mark.parametrize("what", ["data", "header only", "empty folder", "link", "file"])
+def test_a_mag_never_takes_the_place_of_anything(folder: Path, name: str, what: str) -> None:
+    if what in ("data", "header only", "empty folder"):
+        (folder / name).mkdir()
     if what == "data":
         (folder / name / "z0" / "y0").mkdir(parents=True)
         (folder / name / "z0" / "y0" / "x0.wkw").write_text("voxels")
+    if what in ("data", "header only"):
         (folder / name / "header.wkw").write_text("header")
     elif what == "link":
         (folder / "elsewhere").mkdir()
         (folder / name).symlink_to(folder / "elsewhere")
-    else:
+    elif what == "file":
         (folder / name).write_text("x")
     before = tree(folder)
     with pytest.raises(AlreadyExists) as caught:
-        folders.create_mag_folder(str(folder), Mag.of(2), HEADER)
+        make_and_place(folder, Mag.of(2))
     assert caught.value.reason is Reason.MAG_EXISTS
     assert tree(folder) == before
 
 
 @pytest.mark.usefixtures("both_ways")
+def test_what_took_the_place_of_a_mag_meanwhile_stays(folder: Path) -> None:
+    made = folders.make_mag_folder(str(folder), MAG, HEADER)
+    (folder / MAG.name).mkdir()
+    with pytest.raises(AlreadyExists) as caught:
+        folders.place(made, str(folder / MAG.name), Reason.MAG_EXISTS)
+    assert caught.value.reason is Reason.MAG_EXISTS
+    assert os.listdir(folder / MAG.name) == []
+
+
+@pytest.mark.usefixtures("both_ways")
 def test_a_crash_at_any_step_leaves_no_mag_or_one_with_its_header(folder: Path) -> None:
+    seen: set[bool] = set()
+
     def check(root: Root) -> None:
         folders.sweep(root.path)
         expected = HEADER.to_bytes().decode("latin-1")
         assert tree(folder) in ({}, {"2-2-1/header.wkw": expected})
-        folders.create_mag_folder(root.path, MAG, HEADER)
-        assert tree(folder) == {"2-2-1/header.wkw": expected}
+        seen.add(bool(tree(folder)))
 
-    crashes = crash_everywhere(
-        lambda: fresh(folder), lambda root: folders.create_mag_folder(root.path, MAG, HEADER), check
-    )
-    assert crashes >= 10
+    assert crash_everywhere(lambda: fresh(folder), lambda _: make_and_place(folder), check) >= 10
+    assert seen == {True, False}
 
 
-@pytest.mark.usefixtures("both_ways")
-def test_a_layer_folder_is_renamed_but_not_over_another(folder: Path) -> None:
-    (folder / "a").mkdir()
-    (folder / "a" / "x").write_text("x")
-    (folder / "c").mkdir()
-    folders.rename_layer_folder(str(folder), "a", "b")
-    assert tree(folder) == {"b/x": "x", "c": "empty"}
-    with pytest.raises(AlreadyExists) as caught:
-        folders.rename_layer_folder(str(folder), "b", "c")
-    assert caught.value.reason is Reason.LAYER_EXISTS
-    assert tree(folder) == {"b/x": "x", "c": "empty"}
-    folders.rename_layer_folder(str(folder), "none", "d")
-    assert tree(folder) == {"b/x": "x", "c": "empty"}
+def test_a_crash_while_a_layer_is_made_leaves_nothing_or_an_empty_folder(folder: Path) -> None:
+    def act(_: Root) -> None:
+        folders.place(folders.make_layer_folder(str(folder)), str(folder / "color"), Reason.LAYER_EXISTS)
+
+    def check(root: Root) -> None:
+        folders.sweep(root.path)
+        assert tree(folder) in ({}, {"color": "empty"})
+
+    assert crash_everywhere(lambda: fresh(folder), act, check) >= 6
 
 
 # -- trash --
 
 
-def test_datasets_go_to_the_trash_of_the_root_and_their_parts_to_their_own(folder: Path) -> None:
+def test_a_dataset_goes_to_the_trash_of_the_root_with_all_in_it(folder: Path) -> None:
     root = Root(str(folder))
-    for mag in ("1", "2"):
-        (folder / "a" / "color" / mag).mkdir(parents=True)
-        (folder / "a" / "color" / mag / "x").write_text(mag)
-    went = [
-        folders.trash(root, str(folder / "a" / "color" / "1")),
-        folders.trash(root, str(folder / "a" / "color")),
-        folders.trash(root, str(folder / "a")),
-    ]
-    for place, (home, name) in zip(
-        went, [("a/.magd/trash", "1"), ("a/.magd/trash", "color"), (".magd/trash", "a")], strict=True
-    ):
-        assert re.fullmatch(rf"{re.escape(home)}/{name}-\d{{8}}T\d{{6}}Z-[0-9a-f]{{8}}", place)
-    names = [os.path.basename(place) for place in went]
-    assert tree(folder) == {
-        f".magd/trash/{names[2]}/.magd/trash/{names[0]}/x": "1",
-        f".magd/trash/{names[2]}/.magd/trash/{names[1]}/2/x": "2",
-    }
+    (folder / "a" / "color" / "1").mkdir(parents=True)
+    (folder / "a" / "color" / "1" / "x").write_text("1")
+    place = folders.trash(root, str(folder / "a"))
+    assert re.fullmatch(r".magd/trash/a-\d{8}T\d{6}Z-[0-9a-f]{8}", place)
+    assert tree(folder) == {f"{place}/color/1/x": "1"}
     assert list(root.dataset_names()) == []
+
+
+def test_the_parts_of_a_dataset_go_to_its_own_trash(folder: Path) -> None:
+    (folder / "color" / "1").mkdir(parents=True)
+    (folder / "color" / "1" / "x").write_text("1")
+    place = folders.trash_place(str(folder), "1")
+    assert re.fullmatch(rf"{re.escape(str(folder))}/.magd/trash/1-\d{{8}}T\d{{6}}Z-[0-9a-f]{{8}}", place)
+    folders.move_to_trash(str(folder / "color" / "1"), place, str(folder))
+    assert tree(folder) == {"color": "empty", f"{os.path.relpath(place, folder)}/x": "1"}
 
 
 def test_the_same_name_can_be_thrown_away_again_and_again_and_may_be_long(folder: Path) -> None:
@@ -237,13 +239,11 @@ def test_the_same_name_can_be_thrown_away_again_and_again_and_may_be_long(folder
 
 
 def test_a_link_is_thrown_away_and_not_what_it_leads_to(folder: Path) -> None:
-    (folder / "a" / "color").mkdir(parents=True)
     (folder / "b" / "color" / "1").mkdir(parents=True)
-    (folder / "a" / "color" / "1").symlink_to(folder / "b" / "color" / "1")
-    place = folders.trash(Root(str(folder)), str(folder / "a" / "color" / "1"))
+    (folder / "a").symlink_to(folder / "b")
+    place = folders.trash(Root(str(folder)), str(folder / "a"))
     assert (folder / place).is_symlink()
     assert (folder / "b" / "color" / "1").is_dir()
-    assert os.listdir(folder / "a" / "color") == []
 
 
 def test_what_is_missing_cannot_be_thrown_away(folder: Path) -> None:

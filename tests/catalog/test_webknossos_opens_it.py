@@ -15,6 +15,7 @@ from magd.catalog import folders
 from magd.catalog.names import DatasetName
 from magd.catalog.root import Root
 from magd.cubes.header import BlockType, Header
+from magd.errors import Reason
 from magd.geometry import BoundingBox, Mag, Vec3
 from magd.properties.edits import (
     AddLayer,
@@ -72,6 +73,11 @@ def make_with_webknossos(root: Root) -> Any:
     return dataset
 
 
+def make_mag(layer_folder: str, mag: Mag, header: Header) -> None:
+    made = folders.make_mag_folder(layer_folder, mag, header)
+    folders.place(made, str(Path(layer_folder, mag.name)), Reason.MAG_EXISTS)
+
+
 def make_with_magd(root: Root) -> PropertiesFile:
     folders.create_dataset_folder(root, NAME.dataset, SIZE)
     file = PropertiesFile(root.properties_path(NAME))
@@ -80,7 +86,7 @@ def make_with_magd(root: Root) -> PropertiesFile:
         layer_folder = folders.create_layer_folder(root.dataset_folder(NAME), name)
         file.save([AddLayer(name, LayerCategory.COLOR, voxels), ExtendBoundingBox(name, BOX)])
         for mag in (Mag.of(1), Mag.of("2-2-1")):
-            folders.create_mag_folder(layer_folder, mag, Header(voxels, 32, 4, BlockType.RAW))
+            make_mag(layer_folder, mag, Header(voxels, 32, 4, BlockType.RAW))
             file.save([AddMag(name, mag, f"./{name}/{mag}", 128)])
     file.save(
         [
@@ -113,7 +119,7 @@ def test_both_write_the_same_properties_for_the_same_dataset(tmp_path: Path) -> 
 
 def test_the_package_opens_what_magd_makes(root: Root) -> None:
     make_with_magd(root).save([RenameLayer("int8_1", "renamed")])
-    folders.rename_layer_folder(root.dataset_folder(NAME), "int8_1", "renamed")
+    Path(root.dataset_folder(NAME), "int8_1").rename(Path(root.dataset_folder(NAME), "renamed"))
     dataset = webknossos.Dataset.open(root.dataset_folder(NAME))
     assert tuple(dataset.voxel_size) == (11.24, 11.24, 28.0)
     for dtype, channels in FORMATS:
@@ -147,7 +153,7 @@ def test_the_package_opens_a_dataset_of_the_historic_form_after_an_edit(root: Ro
     layer_folder = folders.create_layer_folder(root.dataset_folder(NAME), "color")
     voxels = VoxelFormat.of("uint8", 1)
     for mag in (Mag.of(1), Mag.of("2-2-1"), Mag.of("4-4-2")):
-        folders.create_mag_folder(layer_folder, mag, Header(voxels, 32, 4, BlockType.RAW))
+        make_mag(layer_folder, mag, Header(voxels, 32, 4, BlockType.RAW))
     Path(layer_folder, "4-4-2").rename(Path(layer_folder, "4"))
     tree = {
         "id": {"name": "cortex", "team": ""},

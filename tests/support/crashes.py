@@ -18,7 +18,7 @@ from magd import atomic
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_CHANGES = ("write", "fsync", "unlink", "rename", "mkdir", "rmdir", "fchmod")
+_CHANGES = ("write", "fsync", "unlink", "rename", "symlink", "mkdir", "rmdir", "fchmod")
 
 
 class Crash(BaseException):
