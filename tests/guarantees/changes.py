@@ -132,6 +132,90 @@ class Create:
 
 
 @dataclass(frozen=True, slots=True)
+class CreateDataset:
+    """A dataset without layers."""
+
+    def prepare(self, client: Client, name: str) -> None:
+        """See Change."""
+
+    def act(self, client: Client, name: str) -> None:
+        """See Change."""
+        client.create_dataset(name, voxel_size=(1, 2, 3))
+
+    def check(self, client: Client, name: str, *, acknowledged: bool) -> None:
+        """See Change."""
+        names = [info.name.rpartition("/")[2] for info in client.list_datasets()]
+        require(name in names or not acknowledged, "it is not there")
+        client.create_dataset(name, voxel_size=(1, 2, 3), exist_ok=True)
+        require(not client.dataset(name).list_layers(), "it has layers")
+
+
+@dataclass(frozen=True, slots=True)
+class CreateLayer:
+    """A layer without mags."""
+
+    def prepare(self, client: Client, name: str) -> None:
+        """See Change."""
+        make_mag(client, name)
+
+    def act(self, client: Client, name: str) -> None:
+        """See Change."""
+        client.dataset(name).add_layer("new", category="color", dtype="uint8")
+
+    def check(self, client: Client, name: str, *, acknowledged: bool) -> None:
+        """See Change."""
+        dataset = client.dataset(name)
+        layers = [info.name.rpartition("/")[2] for info in dataset.list_layers()]
+        require(layers in (["l"], ["l", "new"]), f"the layers are {layers}")
+        require("new" in layers or not acknowledged, "it is not there")
+        if "new" not in layers:
+            dataset.add_layer("new", category="color", dtype="uint8")
+        mag = dataset.layer("new").add_mag("1", block_len=8, file_len=2)
+        require(not read(mag).any(), "a new mag is not empty")
+        require(np.array_equal(read(dataset.layer("l").mag("1")), before()), "another layer has lost voxels")
+
+
+@dataclass(frozen=True, slots=True)
+class CompressInto:
+    """A compression into another dataset, which does not exist yet. The source stays as it is."""
+
+    def prepare(self, client: Client, name: str) -> None:
+        """See Change."""
+        make_mag(client, name)
+
+    def act(self, client: Client, name: str) -> None:
+        """See Change."""
+        self._compress(client, name)
+
+    def check(self, client: Client, name: str, *, acknowledged: bool) -> None:
+        """See Change."""
+        require(np.array_equal(read(layer_of(client, name).mag("1")), before()), "the source has lost voxels")
+        target = f"{name}-copy"
+        try:
+            is_there = any(layer.mags for layer in client.dataset(target).list_layers())
+        except NotFound:
+            is_there = False
+        require(is_there or not acknowledged, "the target is not there")
+        if not is_there:
+            self._compress(client, name)
+        mag = layer_of(client, target).mag("1")
+        require(mag.get_info().compressed, "the target is not compressed")
+        require(np.array_equal(read(mag), before()), "the target has other voxels")
+        box = layer_of(client, target).get_bounding_box()
+        require(tuple(box.size) == (EDGE, EDGE, EDGE), f"the target has the bounding box {box}")
+        damage = [
+            finding.message
+            for progress in client.check(client.dataset(target), deep=True)
+            for finding in progress.findings
+        ]
+        require(not damage, f"the target is not sound: {damage}")
+
+    @staticmethod
+    def _compress(client: Client, name: str) -> None:
+        layer_of(client, name).mag("1").compress(target=f"{name}-copy").wait()
+
+
+@dataclass(frozen=True, slots=True)
 class Compress:
     """A compression in place of a mag that has writes which are not in its files yet."""
 
@@ -174,6 +258,29 @@ class DeleteMag:
             require(np.array_equal(read(layer.mag("1")), before()), "it was not deleted, but has lost voxels")
             layer.mag("1").delete()
         mag = layer.add_mag("1", block_len=8, file_len=2)
+        require(not read(mag).any(), "a new mag has voxels of the one before")
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteLayer:
+    """A layer is deleted; its name is free afterwards."""
+
+    def prepare(self, client: Client, name: str) -> None:
+        """See Change."""
+        make_mag(client, name)
+
+    def act(self, client: Client, name: str) -> None:
+        """See Change."""
+        layer_of(client, name).delete()
+
+    def check(self, client: Client, name: str, *, acknowledged: bool) -> None:
+        """See Change."""
+        dataset = client.dataset(name)
+        if dataset.list_layers():
+            require(not acknowledged, "it is there still")
+            require(np.array_equal(read(layer_of(client, name).mag("1")), before()), "it has lost voxels")
+            layer_of(client, name).delete()
+        mag = dataset.add_layer("l", category="color", dtype="uint16").add_mag("1", block_len=8, file_len=2)
         require(not read(mag).any(), "a new mag has voxels of the one before")
 
 
@@ -235,8 +342,12 @@ CHANGES: Final[Mapping[str, Change]] = {
     "write-raw": WriteAndFlush(compressed=False),
     "write-compressed": WriteAndFlush(compressed=True),
     "create": Create(),
+    "create-dataset": CreateDataset(),
+    "create-layer": CreateLayer(),
     "compress": Compress(),
+    "compress-into": CompressInto(),
     "delete-mag": DeleteMag(),
+    "delete-layer": DeleteLayer(),
     "rename-layer": RenameLayer(),
     "delete-dataset": DeleteDataset(),
 }

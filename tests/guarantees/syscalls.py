@@ -45,6 +45,7 @@ CALLS: Final = (
     "rename",
     "renameat",
     "renameat2",
+    "symlink",
     "unlink",
     "unlinkat",
     "mkdir",
