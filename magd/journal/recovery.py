@@ -1,8 +1,8 @@
 """Finding out what a journal says, after a normal end, a crash, or a power loss. Nothing is changed on the disk.
 
-1. The journal files are read in the order of their sequences (`scan`). Each must have a HEAD, of the same incarnation
-   and of files like those that are there now; numbers and epochs must rise from file to file. Files before the oldest
-   one that the newest HEAD counts were retired: they are left out.
+1. The journal files are read in the order of their sequences (`scan`). Each must have a HEAD, of the same incarnation;
+   numbers and epochs must rise from file to file. Files before the oldest one that the newest HEAD counts were retired:
+   they are left out.
 2. Records that a later HEAD declares void do not count; nor do those with numbers from the one of a later HEAD on. The
    append of such a record failed, and it was not there when the HEAD was written: what had cut it off did not reach
    the disk.
@@ -14,6 +14,9 @@
    writes are in that HEAD already; of them only the voxels are missing.
 5. If the machine was started anew since the newest HEAD, and the journal was not closed before, writes that were
    acknowledged below DISK may be lost: without a trace, if they were the last ones.
+6. A journal is applied only to cube files like those it was written for. Where the mag has others now (another program
+   has converted it), a journal with anything to apply is an error. One with nothing is discarded, with a note: revision
+   and outcomes go on from it, its files are leftovers.
 """
 
 from __future__ import annotations
@@ -82,7 +85,7 @@ def recover(mag_folder: str, format: FileFormat) -> Recovery:  # noqa: A002  # w
     """
     folder = journal_folder(mag_folder)
     names = _list(folder)
-    files = _read_all(folder, [sequence for kind, sequence in names if kind == "journal"], format)
+    files = _read_all(folder, [sequence for kind, sequence in names if kind == "journal"])
     for before, after in pairwise(files):
         _check_order(before, after)
 
@@ -100,7 +103,7 @@ def recover(mag_folder: str, format: FileFormat) -> Recovery:  # noqa: A002  # w
 
     named = {path for file in files for path in (file.path, *file.side_paths)}
     newest = files[-1] if files else None
-    return Recovery(
+    recovery = Recovery(
         head=None if newest is None else _merge(newest, writes),
         writes=tuple(writes),
         power_was_lost=newest is not None and _may_have_lost(newest),
@@ -114,6 +117,29 @@ def recover(mag_folder: str, format: FileFormat) -> Recovery:  # noqa: A002  # w
         next_number=next_number,
         next_sequence=max((number for kind, number in names if kind != "side"), default=0) + 1,
         leftovers=tuple(_leftovers(folder, names, named)),
+    )
+    others = [file for file in files if file.start.head.format != format]
+    return _discard(recovery, others, files, format) if others else recovery
+
+
+def _discard(
+    recovery: Recovery,
+    others: Sequence[_SoundFile],
+    files: Sequence[_SoundFile],
+    format: FileFormat,  # noqa: A002
+) -> Recovery:
+    """Go on without a journal that was written for other cube files, if nothing in it is to be applied."""
+    head, path = recovery.head, others[-1].path
+    assert head is not None, "there are journal files"
+    which = f"it is for cube files of {others[-1].start.head.format}; those of the mag are of {format}"
+    if recovery.writes or not head.unsaved_box.is_empty or any(file.damages for file in files):
+        raise _damaged(path, which)
+    return replace(
+        recovery,
+        head=replace(head, format=format, generation=head.generation + 1),
+        notes=(*recovery.notes, f"{path} is discarded: {which}, and there is nothing in it to apply"),
+        files=(),
+        leftovers=(*recovery.leftovers, *(file.path for file in files)),
     )
 
 
@@ -144,20 +170,20 @@ def _list(folder: str) -> list[tuple[str, int]]:
     return sorted((parsed for name in names if (parsed := parse_name(name)) is not None), key=lambda item: item[1])
 
 
-def _read_all(folder: str, sequences: list[int], format: FileFormat) -> list[_SoundFile]:  # noqa: A002
+def _read_all(folder: str, sequences: list[int]) -> list[_SoundFile]:
     """The files that count, oldest first. The newest is read first: it says which they are."""
     if not sequences:
         return []
-    newest = _read(folder, sequences[-1], format)
+    newest = _read(folder, sequences[-1])
     files = [newest]
     for sequence in reversed([at for at in sequences[:-1] if at >= newest.start.oldest]):
-        file = _read(folder, sequence, format)
+        file = _read(folder, sequence)
         below = tuple(write for write in file.writes if write.number < files[0].start.number)
         files.insert(0, replace(file, writes=below))
     return files
 
 
-def _read(folder: str, sequence: int, format: FileFormat) -> _SoundFile:  # noqa: A002
+def _read(folder: str, sequence: int) -> _SoundFile:
     path = journal_path(folder, sequence)
     found = scan(path)
     start = found.start
@@ -165,8 +191,6 @@ def _read(folder: str, sequence: int, format: FileFormat) -> _SoundFile:  # noqa
         raise _damaged(path, f"its HEAD is not sound: {found.damages[0].why}")
     if start.sequence != sequence:
         raise _damaged(path, f"its HEAD says it is journal file {start.sequence}")
-    if start.head.format != format:
-        raise _damaged(path, f"it is for cube files of {start.head.format}; those of the mag are of {format}")
     return _SoundFile(path, start, found.writes, found.damages, found.durable)
 
 

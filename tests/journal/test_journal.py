@@ -15,7 +15,7 @@ from magd.errors import DataLoss, InvalidRequest, NotAllowed
 from magd.geometry import BoundingBox, Box
 from magd.journal import journal_file
 from magd.journal.journal import Journal
-from magd.journal.places import journal_folder
+from magd.journal.places import journal_folder, journal_path
 from magd.journal.records import FileFormat, Outcome
 from magd.journal.recovery import recover
 from magd.voxels import VoxelFormat
@@ -239,17 +239,16 @@ def test_a_second_outcome_of_an_id_replaces_the_first(tmp_path: Path) -> None:
     assert [(o.request_id, o.acknowledgement.revision.counter) for o in recovery.head.outcomes] == [("b", 2), ("a", 3)]
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        replace(FORMAT, voxels=VoxelFormat.of("uint16", 1)),
-        replace(FORMAT, voxels=VoxelFormat.of("int16", 2)),
-        replace(FORMAT, block_len=16),
-        replace(FORMAT, file_len=16),
-        replace(FORMAT, block_type=2),
-    ],
-    ids=str,
-)
+OTHER_FORMATS = [
+    replace(FORMAT, voxels=VoxelFormat.of("uint16", 1)),
+    replace(FORMAT, voxels=VoxelFormat.of("int16", 2)),
+    replace(FORMAT, block_len=16),
+    replace(FORMAT, file_len=16),
+    replace(FORMAT, block_type=2),
+]
+
+
+@pytest.mark.parametrize("other", OTHER_FORMATS, ids=str)
 def test_a_journal_is_not_applied_to_other_files(tmp_path: Path, other: FileFormat) -> None:
     journal = begin(tmp_path)
     journal.append(make_write(1))
@@ -257,6 +256,52 @@ def test_a_journal_is_not_applied_to_other_files(tmp_path: Path, other: FileForm
     with pytest.raises(DataLoss, match="it is for cube files of") as refused:
         recover(str(tmp_path), other)
     assert refused.value.metadata["file"].endswith("0000000000000001.journal")
+
+
+@pytest.mark.parametrize("other", OTHER_FORMATS, ids=str)
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_journal_with_nothing_to_apply_does_not_stand_in_the_way_of_other_files(
+    tmp_path: Path, other: FileFormat, closed: bool
+) -> None:
+    journal = begin(tmp_path)
+    journal.append(make_write(1))
+    journal.retire(journal.rotate(make_head(1, 1, outcomes=(make_write(1).outcome,), closed=closed)))
+    journal.close()
+    before = recover(str(tmp_path), FORMAT)
+    recovery = recover(str(tmp_path), other)
+    assert recovery.head is not None
+    assert before.head is not None
+    assert recovery.head.format == other
+    assert recovery.head.revision == Revision(1, 1), "a condition on a revision of before must not hold by mistake"
+    assert recovery.head.outcomes == before.head.outcomes
+    assert recovery.head.generation == before.head.generation + 1
+    assert not recovery.writes
+    assert not recovery.files
+    (note,) = recovery.notes
+    assert "is discarded" in note
+    # The next epoch is for the files that are there now, and takes the old one away.
+    after = Journal.begin(str(tmp_path), recovery, make_head(2, format=other))
+    number = after.append(make_write(1, epoch=2, voxels=other.voxels))
+    after.close()
+    assert number > before.next_number
+    (write,) = recover(str(tmp_path), other).writes
+    assert write.revision == Revision(2, 1)
+    assert all(not os.path.exists(file.path) for file in before.files)
+    with pytest.raises(DataLoss, match="it is for cube files of"):
+        recover(str(tmp_path), FORMAT)
+
+
+def test_an_extension_that_is_not_saved_or_a_torn_end_keeps_a_journal_from_being_discarded(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    box = Box.of((0, 0, 0), (9, 9, 9)).in_mag_1(MAG)
+    Journal.begin(str(tmp_path / "a"), recover(str(tmp_path / "a"), FORMAT), make_head(1, unsaved_box=box)).close()
+    (tmp_path / "b").mkdir()
+    begin(tmp_path / "b").close()
+    with open(journal_path(journal_folder(str(tmp_path / "b")), 1), "ab") as file:
+        file.write(b"the beginning of a record")
+    for name in "ab":
+        with pytest.raises(DataLoss, match="it is for cube files of"):
+            recover(str(tmp_path / name), OTHER_FORMATS[0])
 
 
 def test_a_file_of_another_incarnation_among_them_is_damage(tmp_path: Path) -> None:
