@@ -36,6 +36,7 @@ from magd.errors import (
 )
 from magd.geometry import BoundingBox, Box, Mag, MagLike, Vec3, Vec3Like
 from magd.voxels import VoxelArray, VoxelFormat
+from magd_client._sync.batch import Batch
 from magd_client._sync.client import Client, connect
 from magd_client._sync.dataset import Dataset
 from magd_client._sync.layer import Layer
@@ -63,6 +64,7 @@ from magd_client.info import (
     ServerInfo,
     ServerStatus,
 )
+from magd_client.outcome import Outcome
 from magd_client.retry import RetryPolicy
 from magd_client.unchanged import UNCHANGED
 
@@ -70,6 +72,7 @@ __all__ = [
     "UNCHANGED",
     "Acknowledgement",
     "AlreadyExists",
+    "Batch",
     "BoundingBox",
     "Box",
     "Busy",
@@ -105,6 +108,7 @@ __all__ = [
     "OperationInfo",
     "OperationProblem",
     "OutOfBounds",
+    "Outcome",
     "Progress",
     "PropertiesEvent",
     "Reason",

@@ -18,6 +18,7 @@ What differs from the sync client:
 Errors, infos and geometry are those of `magd_client`.
 """
 
+from magd_client._async.batch import Batch
 from magd_client._async.client import Client, connect
 from magd_client._async.dataset import Dataset
 from magd_client._async.layer import Layer
@@ -26,4 +27,4 @@ from magd_client._async.operation import Operation
 from magd_client._async.view import View
 from magd_client._async.watch import Watch
 
-__all__ = ["Client", "Dataset", "Layer", "MagHandle", "Operation", "View", "Watch", "connect"]
+__all__ = ["Batch", "Client", "Dataset", "Layer", "MagHandle", "Operation", "View", "Watch", "connect"]

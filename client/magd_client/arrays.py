@@ -120,6 +120,11 @@ def fortran(array: VoxelArray, voxels: VoxelFormat) -> VoxelArray:
     return np.asarray(array, dtype=voxels.dtype, order="F")
 
 
+def to_bytes(array: VoxelArray, voxels: VoxelFormat) -> bytes:
+    """A copy of the voxels of an array (c, x, y, z), in whatever order it has, as they travel."""
+    return np.asarray(array, dtype=voxels.dtype).T.tobytes()
+
+
 def parts(array: VoxelArray) -> Iterator[memoryview]:
     """Cut an array in Fortran order into the bytes of messages, without a copy."""
     flat = array_bytes(array)

@@ -49,6 +49,11 @@ def bulk_timeout(base_seconds: float, nbytes: int) -> float:
     return base_seconds + nbytes / BULK_BYTES_PER_SECOND
 
 
+def is_transient(error: MagdError) -> bool:
+    """Whether the same call may succeed later."""
+    return isinstance(error, Unavailable) or (isinstance(error, Busy) and error.retry_after is not None)
+
+
 class Deadline:
     """A moment that several calls share.
 
@@ -93,7 +98,7 @@ class Attempts:
 
         :param reached: whether a daemon ever answered on this connection
         """
-        if not (isinstance(error, Unavailable) or (isinstance(error, Busy) and error.retry_after is not None)):
+        if not is_transient(error):
             return None
         # The exponent is bounded so that a long outage does not overflow a float.
         bound = min(self._policy.max_seconds, self._policy.first_seconds * 2.0 ** min(self._failed, 30))

@@ -288,6 +288,9 @@ class MagHandle(Sliceable):
     def _check_writable(self) -> None:
         """Only the daemon knows."""
 
+    async def _batch_target(self) -> tuple[Target, Box | None]:
+        return await self.target(), None
+
     async def _selectable(self) -> tuple[Target, Box]:
         info = await self.get_info()
         return await self.target(), info.bounding_box

@@ -51,6 +51,43 @@ async def for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, 
         raise failures[0]
 
 
+class Crew:
+    """Runs work side by side. What it runs raises nothing that its caller has to know.
+
+    :param limit: how many side by side
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._places = asyncio.Semaphore(limit)
+        self._tasks: set[asyncio.Future[None]] = set()
+
+    async def start(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Begin some work. Waits while as much as may be is under way."""
+        await self._places.acquire()
+        task = asyncio.ensure_future(work())
+        self._tasks.add(task)
+        task.add_done_callback(lambda _: self._places.release())
+
+    async def finish(self) -> None:
+        """Wait until all that was begun is done.
+
+        :raises Exception: what some of it raised
+        """
+        tasks, self._tasks = self._tasks, set()
+        try:
+            await asyncio.gather(*tasks)
+        except BaseException:
+            self._tasks |= tasks
+            raise
+
+    async def abandon(self) -> None:
+        """Give up what is under way."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+
 class Assignable:
     """Says what to write instead of an assignment, which Python cannot await."""
 

@@ -10,6 +10,7 @@ import numpy as np
 from magd.errors import NotAllowed, Reason
 from magd.geometry import Box, Vec3Like
 from magd_client import arrays
+from magd_client._async.batch import Batching
 from magd_client._async.boxes import Target, WriteOptions, read, write
 from magd_client._async.twins import Assignable
 from magd_client.convert import DurabilityLike, durability_of
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from magd_client.progress import ProgressLike
 
 
-class Sliceable(Assignable, ABC):
+class Sliceable(Batching, Assignable, ABC):
     """Something whose voxels are read and written by slices.
 
     Positions are absolute, in voxels of the mag. An open end is the end of the bounding box (of a view: of its
@@ -90,13 +91,6 @@ class Sliceable(Assignable, ABC):
     @abstractmethod
     def _may_grow(self) -> bool:
         """Whether an assignment may leave the bounds."""
-
-    @abstractmethod
-    def _check_writable(self) -> None:
-        """Refuse to write, if it is known already that this is not allowed.
-
-        :raises NotAllowed: it is read-only
-        """
 
     @abstractmethod
     async def _selectable(self) -> tuple[Target, Box]:
@@ -187,6 +181,9 @@ class View(Sliceable):
             raise NotAllowed(f"the view {self.box} is read-only", reason=Reason.READ_ONLY)
 
     async def _selectable(self) -> tuple[Target, Box]:
+        return await self.mag.target(), self.box
+
+    async def _batch_target(self) -> tuple[Target, Box | None]:
         return await self.mag.target(), self.box
 
 

@@ -114,6 +114,23 @@ def read(target: Target, box: Box, *, timeout: float | None, progress: ProgressL
     return whole
 
 
+def write_header(target: Target, box: Box, request_id: str, options: WriteOptions) -> volume_pb2.WriteBoxRequest:
+    """What the first message of a write says."""
+    return volume_pb2.WriteBoxRequest(
+        name=target.name,
+        box=convert.box_to_proto(box),
+        data_type=convert.data_type_to_proto(target.voxels.dtype.name),
+        num_channels=target.voxels.num_channels,
+        durability=convert.durability_to_proto(options.durability),
+        bounds=convert.bounds_to_proto(options.bounds),
+        mask=volume_pb2.MASK_NONZERO if options.only_nonzero else volume_pb2.MASK_ALL,
+        if_revision=convert.revision_to_proto(options.if_revision),
+        request_id=request_id,
+        order=types_pb2.ORDER_FORTRAN,
+        encoding=types_pb2.ENCODING_RAW,
+    )
+
+
 def _deadline(target: Target, nbytes: int, timeout: float | None) -> Deadline:
     if timeout is None:
         timeout = bulk_timeout(target.connection.settings.timeout, nbytes)
@@ -147,19 +164,7 @@ def _write_piece(
 
     :param data: in the order in which it travels
     """
-    header = volume_pb2.WriteBoxRequest(
-        name=target.name,
-        box=convert.box_to_proto(box),
-        data_type=convert.data_type_to_proto(target.voxels.dtype.name),
-        num_channels=target.voxels.num_channels,
-        durability=convert.durability_to_proto(options.durability),
-        bounds=convert.bounds_to_proto(options.bounds),
-        mask=volume_pb2.MASK_NONZERO if options.only_nonzero else volume_pb2.MASK_ALL,
-        if_revision=convert.revision_to_proto(options.if_revision),
-        request_id=request_id,
-        order=types_pb2.ORDER_FORTRAN,
-        encoding=types_pb2.ENCODING_RAW,
-    )
+    header = write_header(target, box, request_id, options)
 
     def attempt(seconds: float) -> volume_pb2.WriteBoxResponse:
         account = Account(meter)

@@ -289,6 +289,9 @@ class MagHandle(Sliceable):
     def _check_writable(self) -> None:
         """Only the daemon knows."""
 
+    def _batch_target(self) -> tuple[Target, Box | None]:
+        return self.target(), None
+
     def _selectable(self) -> tuple[Target, Box]:
         info = self.get_info()
         return self.target(), info.bounding_box

@@ -1,0 +1,481 @@
+"""Many small boxes of one mag, in few messages.
+
+1. Boxes are collected, writes and reads apart, until they fill a message (or the caller flushes). Their data is copied.
+2. A full group is sent in a call of its own; some calls are under way side by side. While as many are as may be, the
+   next box waits. A box that fills a message alone goes the way of single boxes.
+3. Each box is committed, or read, by itself and has its own outcome. Those that fail because the daemon is away or busy
+   are sent again, with the same request ids: each is applied once.
+4. Boxes that overlap take effect in the order of the calls. The daemon sees to that within one message; before a box is
+   collected that overlaps one under way, or one of the other kind, everything before it is brought to its end.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+
+from magd.acknowledgement import Acknowledgement
+from magd.errors import MagdError, TooSlow, Unavailable
+from magd.framing import ReadFrame, WriteBatchFrame, WriteFrame
+from magd.geometry import ORIGIN, Box, Vec3Like
+from magd.v1 import types_pb2, volume_pb2
+from magd.voxels import VoxelArray
+from magd_client import arrays, convert, methods
+from magd_client._async import boxes
+from magd_client._async.boxes import Target, WriteOptions
+from magd_client._async.connection import new_request_id
+from magd_client._async.twins import Crew
+from magd_client.defaults import check_inside, check_possible, vec3_of
+from magd_client.outcome import Outcome
+from magd_client.progress import Meter
+from magd_client.retry import bulk_timeout, is_transient
+from magd_client.status import error_of
+from magd_client.transfer import Account, Filling
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+    from types import TracebackType
+
+    import numpy.typing as npt
+
+    from magd_client.convert import Bounds, DurabilityLike
+
+T = TypeVar("T")
+
+CALLS_IN_FLIGHT: Final = 4
+"""Of one batch. Some more than one, so that the daemon always has something to do."""
+MOST_BOXES: Final = 200
+"""In one message: the daemon holds no more of one call at a time."""
+WINDOW_BYTES: Final = 16 << 20
+"""What an iterator may run ahead of the box that is next, in bytes of voxels."""
+_BESIDE_DATA: Final = 256
+"""Bytes that a box takes in a message beside its data, at most or a little more."""
+
+
+@dataclass(eq=False, slots=True)
+class _Write:
+    outcome: Outcome[Acknowledgement]
+    header: volume_pb2.WriteBoxRequest
+    data: bytes
+    """In the order in which it travels."""
+
+
+@dataclass(eq=False, slots=True)
+class _Read:
+    outcome: Outcome[VoxelArray]
+    request: volume_pb2.ReadBoxRequest
+
+
+@dataclass(eq=False, slots=True)
+class _Group:
+    """Boxes that travel together: only writes, or only reads."""
+
+    writes: list[_Write] = field(default_factory=list)
+    reads: list[_Read] = field(default_factory=list)
+    boxes: list[Box] = field(default_factory=list)
+    size_bytes: int = 0
+
+    def overlaps(self, box: Box) -> bool:
+        """Whether one of them shares a voxel with a box."""
+        return any(box.intersects(other) for other in self.boxes)
+
+
+ItemT = TypeVar("ItemT", _Write, _Read)
+ResultT = TypeVar("ResultT", volume_pb2.WriteBoxesResponse, volume_pb2.ReadBoxesResponse)
+
+
+class Batch:
+    """Many small boxes at once, each atomic alone. Made by `batch()` of a mag or a view, and used as a context:
+
+        async with mag.batch() as batch:
+            for offset, data in tiles:
+                await batch.write(data, offset)
+            cut = await batch.read((0, 0, 0), (32, 32, 32))
+        voxels = cut.result()
+
+    Leaving the context sends what is collected and waits for all outcomes; then it raises the first error, if there is
+    one, with a note on how many boxes failed (each outcome has its own). Boxes that overlap take effect in the order of
+    the calls. A context that is left by an exception sends nothing more, and gives up what is under way.
+    """
+
+    def __init__(
+        self, source: Batching, *, durability: DurabilityLike | None, bounds: Bounds, timeout: float | None
+    ) -> None:
+        self._source = source
+        self._durability = durability
+        self._bounds: Bounds = bounds
+        self._timeout = timeout
+        self._crew = Crew(CALLS_IN_FLIGHT)
+        self._under_way: set[_Group] = set()
+        self._collected = _Group()
+        self._count = 0
+        self._failed: list[Outcome[Any]] = []
+        self._target: Target | None = None
+        self._limit: Box | None = None
+        self._options: WriteOptions | None = None
+
+    async def __aenter__(self) -> Self:
+        self._target, self._limit = await self._source._batch_target()  # noqa: SLF001  # two halves of one thing
+        settings = self._target.connection.settings
+        durability = settings.durability if self._durability is None else convert.durability_of(self._durability)
+        self._options = WriteOptions(durability=durability, bounds=self._bounds, timeout=self._timeout)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            await self._crew.abandon()
+            return
+        try:
+            await self.flush()
+        finally:
+            await self._crew.abandon()
+        if self._failed:
+            first = min(self._failed, key=lambda outcome: outcome.number)
+            assert first.error is not None, "it is among those that failed"
+            if len(self._failed) > 1:
+                first.error.add_note(f"{len(self._failed)} boxes of the batch failed; this is the first one")
+            raise first.error
+
+    async def write(
+        self, data: npt.ArrayLike, offset: Vec3Like = ORIGIN, *, request_id: str | None = None
+    ) -> Outcome[Acknowledgement]:
+        """Write a box. May wait for boxes before it; its data may be changed as soon as this returns.
+
+        :param data: (x, y, z) for one channel, or (c, x, y, z); the layer's dtype; any memory order
+        :param offset: first voxel, absolute, in voxels of the mag
+        :param request_id: a UUID, to repeat a write whose outcome is unknown; None: a new one
+        :return: its outcome, which is known at the latest when the batch is left
+        :raises InvalidRequest: dtype, channels or dimensions are not the layer's, or the box is not possible
+        :raises OutOfBounds: the box leaves the view
+        :raises NotAllowed: the view is read-only
+        """
+        self._source._check_writable()  # noqa: SLF001  # two halves of one thing
+        target, options = self._opened()
+        array = arrays.as_voxels(data, target.voxels)
+        box = self._checked(Box(vec3_of("offset", offset), arrays.size_of(array)))
+        outcome = Outcome[Acknowledgement](box, self._next_number(), request_id or new_request_id())
+        if array.nbytes > arrays.PART_BYTES:
+            await self._alone(box, outcome, array.copy())
+            return outcome
+        await self._make_room(box, array.nbytes, is_write=True)
+        header = boxes.write_header(target, box, outcome.request_id, options)
+        self._collected.writes.append(_Write(outcome, header, arrays.to_bytes(array, target.voxels)))
+        self._note(box, array.nbytes)
+        return outcome
+
+    async def read(self, offset: Vec3Like, size: Vec3Like) -> Outcome[VoxelArray]:
+        """Read a box. It sees every write of this batch that was called before.
+
+        :param offset: first voxel, absolute, in voxels of the mag
+        :param size: extent in voxels of the mag
+        :return: its outcome: (c, x, y, z), Fortran order; known at the latest when the batch is left
+        :raises InvalidRequest: the box is not possible
+        :raises OutOfBounds: the box leaves the view
+        """
+        target, _ = self._opened()
+        box = self._checked(Box(vec3_of("offset", offset), vec3_of("size", size)))
+        outcome = Outcome[VoxelArray](box, self._next_number())
+        nbytes = target.voxels.nbytes(box)
+        if nbytes > arrays.PART_BYTES:
+            await self._alone(box, outcome, None)
+            return outcome
+        await self._make_room(box, nbytes, is_write=False)
+        request = volume_pb2.ReadBoxRequest(
+            name=target.name,
+            box=convert.box_to_proto(box),
+            order=types_pb2.ORDER_FORTRAN,
+            encoding=types_pb2.ENCODING_RAW,
+        )
+        self._collected.reads.append(_Read(outcome, request))
+        self._note(box, nbytes)
+        return outcome
+
+    async def flush(self) -> None:
+        """Send what is collected, and wait until every outcome is known. Raises nothing that a box met."""
+        await self._send()
+        await self._crew.finish()
+
+    def size_bytes(self, box: Box) -> int:
+        """Bytes of the voxels of a box of this mag."""
+        return self._opened()[0].voxels.nbytes(box)
+
+    # -- collecting ----------------------------------------------------------------------------------------------------
+
+    def _opened(self) -> tuple[Target, WriteOptions]:
+        if self._target is None or self._options is None:
+            raise RuntimeError("a batch is used as a context: `async with mag.batch() as batch`")
+        return self._target, self._options
+
+    def _checked(self, box: Box) -> Box:
+        check_possible(box)
+        if self._limit is not None:
+            check_inside(box, self._limit, "the view")
+        return box
+
+    async def _make_room(self, box: Box, nbytes: int, *, is_write: bool) -> None:
+        """Have a group to which the box can be added, and nothing under way that it overlaps."""
+        group = self._collected
+        others_first = bool(group.reads if is_write else group.writes)
+        if any(other.overlaps(box) for other in tuple(self._under_way)) or (others_first and group.overlaps(box)):
+            await self.flush()
+        elif (
+            others_first
+            or group.size_bytes + nbytes + _BESIDE_DATA > arrays.PART_BYTES
+            or len(group.boxes) == MOST_BOXES
+        ):
+            await self._send()
+
+    def _next_number(self) -> int:
+        self._count += 1
+        return self._count - 1
+
+    def _note(self, box: Box, nbytes: int) -> None:
+        self._collected.boxes.append(box)
+        self._collected.size_bytes += nbytes + _BESIDE_DATA
+
+    async def _send(self) -> None:
+        group, self._collected = self._collected, _Group()
+        if group.writes:
+            await self._start(group, lambda: self._write_group(group))
+        elif group.reads:
+            await self._start(group, lambda: self._read_group(group))
+
+    async def _alone(self, box: Box, outcome: Outcome[Any], data: VoxelArray | None) -> None:
+        """Have a large box written, or read if there is no data, in a call of its own."""
+        target, options = self._opened()
+        if any(other.overlaps(box) for other in (*tuple(self._under_way), self._collected)):
+            await self.flush()
+
+        async def work() -> None:
+            try:
+                if data is None:
+                    outcome.succeed(await boxes.read(target, box, timeout=self._timeout, progress=None))
+                else:
+                    with_id = replace(options, request_id=outcome.request_id)
+                    outcome.succeed(await boxes.write(target, box, data, with_id))
+            except MagdError as error:
+                self._fail(outcome, error)
+
+        await self._start(_Group(boxes=[box]), work)
+
+    async def _start(self, group: _Group, work: Callable[[], Awaitable[None]]) -> None:
+        self._under_way.add(group)
+
+        async def tracked() -> None:
+            try:
+                await work()
+            finally:
+                self._under_way.discard(group)
+
+        await self._crew.start(tracked)
+
+    # -- calls ---------------------------------------------------------------------------------------------------------
+
+    async def _write_group(self, group: _Group) -> None:
+        target, _ = self._opened()
+
+        async def call(writes: list[_Write], seconds: float) -> Sequence[volume_pb2.WriteBoxesResponse]:
+            request = WriteBatchFrame([WriteFrame(write.header, write.data) for write in writes])
+            response = await target.connection.transport.unary(methods.WRITE_BOX_BATCH, request, seconds)
+            return response.results
+
+        def take(write: _Write, result: volume_pb2.WriteBoxesResponse) -> None:
+            write.outcome.succeed(convert.acknowledgement(result.acknowledgement))
+
+        await self._carry(group.writes, call, take, group.size_bytes)
+
+    async def _read_group(self, group: _Group) -> None:
+        target, _ = self._opened()
+
+        async def call(reads: list[_Read], seconds: float) -> Sequence[volume_pb2.ReadBoxesResponse]:
+            request = volume_pb2.ReadBoxBatchRequest(boxes=[read.request for read in reads])
+            response = await target.connection.transport.unary(methods.READ_BOX_BATCH, request, seconds)
+            return response.results
+
+        def take(read: _Read, result: volume_pb2.ReadBoxesResponse) -> None:
+            array = target.voxels.empty(read.outcome.box.size)
+            filling = Filling(array, target.voxels, Account(Meter(array.nbytes, None)))
+            filling.receive(ReadFrame(result.box, result.box.data))
+            filling.finish()
+            read.outcome.succeed(array)
+
+        await self._carry(group.reads, call, take, group.size_bytes)
+
+    async def _carry(
+        self,
+        items: list[ItemT],
+        call: Callable[[list[ItemT], float], Awaitable[Any]],
+        take: Callable[[ItemT, ResultT], None],
+        size_bytes: int,
+    ) -> None:
+        """Make calls until each box has its outcome.
+
+        :param call: gets boxes and the seconds it has; returns what the daemon says of each
+        :param take: gets a box, and what the daemon says of it unless that is an error
+        """
+        connection = self._opened()[0].connection
+        waiting = items
+
+        async def attempt(seconds: float) -> None:
+            nonlocal waiting
+            asked, waiting = waiting, []
+            try:
+                results = await call(asked, seconds)
+            except BaseException:
+                waiting = asked
+                raise
+            last: MagdError | None = None
+            for item, result in zip(asked, results, strict=True):
+                try:
+                    if result.HasField("error"):
+                        raise _error_of_box(result.error)
+                    take(item, result)
+                except MagdError as error:
+                    if is_transient(error):
+                        waiting.append(item)
+                        last = error
+                    else:
+                        self._fail(item.outcome, error)
+            if last is not None:
+                raise last
+
+        timeout = bulk_timeout(connection.settings.timeout, size_bytes) if self._timeout is None else self._timeout
+        try:
+            await connection.retry(attempt, timeout=timeout)
+        except MagdError as error:
+            for item in waiting:
+                self._fail(item.outcome, _of_box(error, item.outcome))
+
+    def _fail(self, outcome: Outcome[Any], error: MagdError) -> None:
+        outcome.fail(error)
+        self._failed.append(outcome)
+
+
+class Batching(ABC):
+    """What has boxes that can be written and read many at a time: a mag, a view."""
+
+    def batch(
+        self,
+        *,
+        durability: DurabilityLike | None = None,
+        bounds: Bounds = "extend",
+        timeout: float | None = None,
+    ) -> Batch:
+        """Many small boxes at once: some ten times as fast as one after the other. See `Batch`.
+
+        :param durability: "none", "process" or "disk"; None: the client's
+        :param bounds: "extend" lets a box that leaves the bounding box enlarge it, "reject" refuses it
+        :param timeout: seconds for each message with all its attempts; None: by its size
+        """
+        return Batch(self, durability=durability, bounds=bounds, timeout=timeout)
+
+    async def write_boxes(
+        self,
+        boxes: Iterable[tuple[Vec3Like, npt.ArrayLike]],
+        *,
+        durability: DurabilityLike | None = None,
+        bounds: Bounds = "extend",
+        timeout: float | None = None,
+    ) -> AsyncIterator[Acknowledgement]:
+        """Write many small boxes, and give the acknowledgement of each, in their order.
+
+        Boxes are taken from `boxes` as fast as the daemon takes them; a bounded number is in memory.
+
+        :param boxes: pairs of an offset and data, as for `write`
+        :param durability: "none", "process" or "disk"; None: the client's
+        :param bounds: "extend" or "reject", as for `write`
+        :param timeout: seconds for each message with all its attempts; None: by its size
+        :raises MagdError: what the first box met that failed, when it is its turn. Later ones may be committed
+        """
+        async with self.batch(durability=durability, bounds=bounds, timeout=timeout) as batch:
+            window = _Window[Acknowledgement]()
+            for offset, data in boxes:
+                window.add(await batch.write(data, offset), batch)
+                if window.is_full:
+                    await batch.flush()
+                for outcome in window.known():
+                    yield outcome.result()
+            await batch.flush()
+            for outcome in window.known():
+                yield outcome.result()
+
+    async def read_boxes(
+        self, boxes: Iterable[Box], *, timeout: float | None = None
+    ) -> AsyncIterator[tuple[Box, VoxelArray]]:
+        """Read many small boxes, and give each with its voxels, (c, x, y, z) in Fortran order, in their order.
+
+        Boxes are taken from `boxes` as fast as they are read; a bounded number is in memory.
+
+        :param boxes: in voxels of the mag
+        :param timeout: seconds for each message with all its attempts; None: by its size
+        :raises MagdError: what the first box met that failed, when it is its turn
+        """
+        async with self.batch(timeout=timeout) as batch:
+            window = _Window[VoxelArray]()
+            for box in boxes:
+                window.add(await batch.read(box.offset, box.size), batch)
+                if window.is_full:
+                    await batch.flush()
+                for outcome in window.known():
+                    yield outcome.box, outcome.result()
+            await batch.flush()
+            for outcome in window.known():
+                yield outcome.box, outcome.result()
+
+    @abstractmethod
+    async def _batch_target(self) -> tuple[Target, Box | None]:
+        """The mag as it is now, and the box that boxes must not leave."""
+
+    @abstractmethod
+    def _check_writable(self) -> None:
+        """Refuse to write, if it is known already that this is not allowed.
+
+        :raises NotAllowed: it is read-only
+        """
+
+
+class _Window(Generic[T]):
+    """The boxes of an iterator that were not given to its caller yet, in order."""
+
+    def __init__(self) -> None:
+        self._outcomes: deque[tuple[Outcome[T], int]] = deque()
+        self._size_bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more may be added before the first is known."""
+        return self._size_bytes > WINDOW_BYTES
+
+    def add(self, outcome: Outcome[T], batch: Batch) -> None:
+        """Add the next one."""
+        size_bytes = batch.size_bytes(outcome.box)
+        self._outcomes.append((outcome, size_bytes))
+        self._size_bytes += size_bytes
+
+    def known(self) -> Iterator[Outcome[T]]:
+        """Take out the first ones, as long as they are known."""
+        while self._outcomes and self._outcomes[0][0].is_known:
+            outcome, size_bytes = self._outcomes.popleft()
+            self._size_bytes -= size_bytes
+            yield outcome
+
+
+def _error_of_box(error: volume_pb2.BoxError) -> MagdError:
+    retry_after = error.retry_delay_ms / 1000 if error.retry_delay_ms else None
+    return error_of(error.code, error.reason, error.message, dict(error.metadata), retry_after)
+
+
+def _of_box(error: MagdError, outcome: Outcome[Any]) -> MagdError:
+    """What the message met that the box was in, as an error of its own."""
+    message, metadata = error.message, error.metadata
+    if outcome.request_id and isinstance(error, TooSlow | Unavailable):
+        message = (
+            f"{message}; it is not known whether the write of {outcome.box} was committed. "
+            f"The same write with request_id={outcome.request_id!r} is applied at most once"
+        )
+        metadata = {**metadata, "request_id": outcome.request_id}
+    return type(error)(message, reason=error.reason, metadata=metadata, retry_after=error.retry_after)
