@@ -51,7 +51,7 @@ from magd.acknowledgement import Acknowledgement, Durability, Revision
 from magd.errors import InvalidRequest
 from magd.geometry import BoundingBox, Box, Vec3
 from magd.journal.records import FileFormat, Head, Outcome, WriteFacts, WriteRecord
-from magd.voxels import VoxelFormat
+from magd.voxels import VOXEL_DTYPES, VoxelFormat
 
 HEADER_BYTES: Final = 64
 MAGIC: Final = b"\xabMAGDJ\r\n"
@@ -62,6 +62,8 @@ MAX_HEAD_META_BYTES: Final = 1 << 28
 _HEADER: Final = struct.Struct("<8sHBBIQQQQQ")
 _CHECKSUM: Final = struct.Struct("<Q")
 _MAX_U64: Final = 2**64 - 1
+_MAX_COUNT: Final = 2**62
+"""Of what only rises: it travels as a signed number of 64 bits, and has to go on rising."""
 
 Ranges: TypeAlias = tuple[tuple[int, int], ...]
 """Numbers of records: first and last of each range, rising."""
@@ -240,6 +242,8 @@ def parse_header(data: bytes) -> RecordHeader | Invalid:
         return Invalid("a HEAD has no data")
     if meta_bytes > (MAX_HEAD_META_BYTES if kind == Kind.HEAD else MAX_WRITE_META_BYTES):
         return Invalid(f"{meta_bytes} bytes of meta are too many")
+    if epoch > _MAX_COUNT or number > _MAX_COUNT:
+        return Invalid(f"epoch {epoch} or number {number} cannot have been reached")
     if durable >= number:
         return Invalid(f"record {number} cannot know that record {durable} is durable")
     return RecordHeader(Kind(kind), bool(in_side_file), meta_bytes, epoch, number, durable, data_bytes, data_checksum)
@@ -256,10 +260,10 @@ def parse_head(header: RecordHeader, data: bytes) -> FileStart | Invalid:
     try:
         head = Head(
             incarnation=_text(fields["incarnation"]),
-            generation=_whole(fields["generation"]),
+            generation=_count(fields["generation"]),
             revision=_to_revision(fields["revision"]),
             format=FileFormat(
-                VoxelFormat.of(_text(fields["dtype"]), _whole(fields["channels"])),
+                VoxelFormat.of(_to_dtype_name(fields["dtype"]), _whole(fields["channels"])),
                 _whole(fields["block_len"]),
                 _whole(fields["file_len"]),
                 _whole(fields["block_type"]),
@@ -347,6 +351,13 @@ def _of_revision(revision: Revision) -> tuple[int, int]:
     return (revision.epoch, revision.counter)
 
 
+def _to_dtype_name(value: object) -> str:
+    # numpy takes more texts for a dtype than that, and raises almost anything for the others.
+    if value not in VOXEL_DTYPES:
+        raise ValueError("it is not the name of a dtype")
+    return _text(value)
+
+
 def _to_corners(value: object) -> tuple[Vec3, Vec3]:
     numbers = [_int(item) for item in _list(value)]
     if len(numbers) != 6:
@@ -356,7 +367,7 @@ def _to_corners(value: object) -> tuple[Vec3, Vec3]:
 
 def _to_revision(value: object) -> Revision:
     epoch, counter = _list(value)
-    return Revision(_whole(epoch), _whole(counter))
+    return Revision(_count(epoch), _count(counter))
 
 
 def _to_range(value: object) -> tuple[int, int]:
@@ -366,7 +377,7 @@ def _to_range(value: object) -> tuple[int, int]:
 
 def _to_outcome(value: object) -> Outcome:
     request_id, fingerprint, epoch, counter, durability, unix_time = _list(value)
-    acknowledgement = Acknowledgement(Revision(_whole(epoch), _whole(counter)), Durability(_whole(durability)))
+    acknowledgement = Acknowledgement(_to_revision([epoch, counter]), Durability(_whole(durability)))
     return Outcome(_text(request_id), _int(fingerprint), acknowledgement, _seconds(unix_time))
 
 
@@ -398,6 +409,13 @@ def _whole(value: object) -> int:
     number = _int(value)
     if number < 0:
         raise ValueError(f"{number} is below 0")
+    return number
+
+
+def _count(value: object) -> int:
+    number = _whole(value)
+    if number > _MAX_COUNT:
+        raise ValueError(f"{number} cannot have been reached")
     return number
 
 

@@ -46,6 +46,7 @@ from magd.errors import (
     os_errors_of,
 )
 from magd.properties.edits import Edit, apply_edits, etag_mismatch
+from magd.properties.forms import MAX_DEPTH, is_deeper
 from magd.properties.model import DatasetProperties, invalid_properties, parse_properties
 
 if TYPE_CHECKING:
@@ -261,6 +262,8 @@ class PropertiesFile:
             raise invalid_properties(self.path, f"it is not JSON: {error}") from None
         if not isinstance(tree, dict):
             raise invalid_properties(self.path, "it is not a JSON object")
+        if is_deeper(tree, MAX_DEPTH):
+            raise invalid_properties(self.path, f"it is nested more than {MAX_DEPTH} levels deep")
         return tree
 
     def _target(self) -> str:

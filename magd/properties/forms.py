@@ -7,8 +7,8 @@ be understood is a ValueError whose text says what was found; where it stood is 
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from typing import Any, Final, TypeAlias
 
 from magd.geometry import BoundingBox, Box, Mag, Vec3
@@ -24,8 +24,28 @@ MAX_SEGMENT_ID: Final = 2**64 - 1
 _MAX_JSON_INTEGER: Final = 2**53 - 1
 """JavaScript holds larger integers inexactly; they are written as text."""
 
+_LONGEST: Final = sys.float_info.max
+"""JSON has no limit for numbers; a length has to be one of floating point."""
+
+MAX_DEPTH: Final = 100
+"""How many lists and objects may lie in each other. What is deeper could be read, but not be copied or written again:
+both go level by level into the stack."""
+
 _ELEMENT_CLASS: Final = re.compile(r"(u?int|float)([1-9][0-9]{0,3})")
 _ELEMENT_CLASS_ALIASES: Final = {"float": "float32", "double": "float64"}
+
+
+def is_deeper(tree: object, levels: int) -> bool:
+    """Whether lists and objects lie in each other more than so many times."""
+    level = [tree]
+    for _ in range(levels + 1):
+        level = [
+            child
+            for node in level
+            if isinstance(node, dict | list)
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+    return bool(level)
 
 
 def shown(value: object) -> str:
@@ -151,7 +171,7 @@ def read_scale(value: object) -> tuple[float, float, float, str]:
     if not isinstance(factor, list) or len(factor) != 3:
         raise ValueError(f"expected three numbers, found {shown(factor)}")
     for part in factor:
-        if not isinstance(part, int | float) or isinstance(part, bool) or not 0 < part < math.inf:
+        if not isinstance(part, int | float) or isinstance(part, bool) or not 0 < part <= _LONGEST:
             raise ValueError(f"{shown(part)} is not a length above 0")
     x, y, z = (float(part) for part in factor)
     return x, y, z, unit

@@ -19,6 +19,7 @@ from magd.cubes.encode import check_level
 from magd.cubes.header import BlockType
 from magd.errors import InvalidRequest, Reason, Unimplemented
 from magd.geometry import BoundingBox, Box, Mag, Vec3
+from magd.properties.forms import MAX_DEPTH, is_deeper
 from magd.properties.model import LayerCategory, VoxelSize
 from magd.rpc.enums import BLOCK_TYPES, BOUNDS, CATEGORIES, DATA_TYPES, DURABILITIES, MASKS
 from magd.voxels import VoxelFormat
@@ -193,6 +194,8 @@ def json_object(request: Message, field: str) -> JsonObject | Unchanged | None:
         raise invalid(field, text, f"it is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise invalid(field, text, "it is not a JSON object")
+    if is_deeper(value, MAX_DEPTH // 2):
+        raise invalid(field, text, f"it is nested more than {MAX_DEPTH // 2} levels deep")
     return value
 
 
