@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import subprocess
 import sys
 import time
 from dataclasses import fields
@@ -16,6 +17,7 @@ from tests.guarantees.controls import CONTROLS, notice
 from tests.guarantees.histories import Traffic, record_and_check
 from tests.guarantees.kills import MIXES, Figures, kill_rounds, setting_of
 from tests.guarantees.syscalls import run, why_not
+from tests.powerloss import mounts
 from tests.support.daemon import Daemon
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ def main(arguments: Sequence[str]) -> int:
     given = _parse(arguments)
     seed = random.SystemRandom().getrandbits(32) if given.seed is None else given.seed
     print(f"seed {seed}", flush=True)
+    if given.power_loss:
+        return _lose_power(given, seed)
     if given.controls:
         return _run_controls(seed)
     if given.every_syscall is not None:
@@ -67,6 +71,16 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--controls", action="store_true", help="run programs that are broken on purpose: each must be noticed"
+    )
+    parser.add_argument(
+        "--power-loss",
+        action="store_true",
+        help="no kills: record a disk, and look at it after power losses at many moments; with --controls, that "
+        "programs which keep their promises only while the power lasts are noticed",
+    )
+    parser.add_argument("--states", type=int, default=300, help="with --power-loss, in all (default: %(default)s)")
+    parser.add_argument(
+        "--peers", action="store_true", help="with --power-loss: what other libraries keep, in so many states of each"
     )
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--raw", dest="kind", action="store_const", const="raw", help="a raw mag")
@@ -109,6 +123,16 @@ def _inject_into_every_syscall(names: Sequence[str], error: str) -> int:
             failures += 1
     print(f"{failures} of {len(names)} protocols are broken")
     return 1 if failures else 0
+
+
+def _lose_power(given: argparse.Namespace, seed: int) -> int:
+    if mounts.why_not():
+        print(f"skipped: {mounts.why_not()}")
+        return 0
+    what = "peers" if given.peers else "broken" if given.controls else "runs"
+    options = ["--seed", str(seed)] if given.controls else ["--seed", str(seed), "--states", str(given.states)]
+    command = mounts.isolated(sys.executable, "-m", f"tests.powerloss.{what}", *options)
+    return subprocess.run(command, check=False).returncode
 
 
 def _record_histories(count: int, seed: int) -> int:

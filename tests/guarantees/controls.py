@@ -20,7 +20,7 @@ from tests.guarantees.histories import Traffic, record_and_check
 from tests.guarantees.kills import MIXES, KillTest, setting_of
 from tests.support.daemon import Daemon, DaemonError
 
-Noticed = Literal["compressed", "compress", "history"]
+Noticed = Literal["compressed", "compress", "history", "power loss"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Control:
     """Of the file, which has it once, without the spaces before it."""
     instead: str
     by: Noticed
-    """Which test must notice: kills of one kind, or a recorded history."""
+    """Which test must notice: kills of one kind, a recorded history, or power losses (`tests.powerloss.broken`)."""
 
 
 CONTROLS: Final = (

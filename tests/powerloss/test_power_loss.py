@@ -1,0 +1,98 @@
+"""What was promised holds after a power loss, on a recorded disk with ext4. The long form is scripts/crash_test.
+
+Everything runs in processes with namespaces of their own, so that nothing stays mounted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.powerloss.mounts import isolated, memory_folder, why_not
+from tests.powerloss.runs import WORKLOADS
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "a disk can be recorded")
+
+HOLD = """
+import sys
+from tests.powerloss.recording import RecordedDisk
+with RecordedDisk(sys.argv[1]):
+    print("mounted", flush=True)
+    sys.stdin.read()
+"""
+
+
+def run_isolated(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        isolated(sys.executable, "-m", *arguments), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("workload", list(WORKLOADS))
+def test_what_was_acknowledged_is_there_after_a_power_loss_and_the_rest_is_whole_or_absent(workload: str) -> None:
+    done = run_isolated("tests.powerloss.runs", "--workloads", workload, "--states", "10", "--seed", "3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = re.search(r"in all: 10 states .* (\d+) acknowledged changes checked.* 0 states broken", done.stdout)
+    assert counts is not None, done.stdout
+    assert int(counts[1]) > 0
+
+
+@pytest.mark.parametrize("what", ["nothing is ever synced", "the names in folders are never synced"])
+def test_a_program_that_keeps_a_promise_only_while_the_power_lasts_is_noticed(what: str) -> None:
+    done = run_isolated("tests.powerloss.broken", "--only", what, "--seed", "7")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"noticed: {what}" in done.stdout
+
+
+def test_a_library_that_never_syncs_is_seen_to_lose_what_it_acknowledged() -> None:
+    done = run_isolated("tests.powerloss.peers", "--peers", "wkw", "--states", "10", "--seed", "3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    row = [cell.strip() for cell in done.stdout.splitlines()[-1].split("|")[1:-1]]
+    name, states, with_losses, read, lost = row[:5]
+    assert (name, states) == ("wkw", "10")
+    assert 0 < int(with_losses) <= 10
+    assert 0 < int(lost) <= int(read)
+
+
+def test_nothing_stays_mounted_when_a_run_is_killed() -> None:
+    with tempfile.TemporaryDirectory(prefix="magd-power-", dir=memory_folder()) as folder:
+        process = subprocess.Popen(
+            isolated(sys.executable, "-c", HOLD, folder),
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "mounted\n"
+            assert loop_devices(folder)
+            process.kill()
+            assert process.stdout.read() == ""  # so all of its processes have ended
+        deadline = time.monotonic() + 30.0
+        while loop_devices(folder):
+            assert time.monotonic() < deadline, "a loop device is still there"
+            os.sched_yield()
+        assert folder not in Path("/proc/mounts").read_text(encoding="utf-8")
+
+
+def loop_devices(folder: str) -> list[str]:
+    """Loop devices on files in a folder."""
+    files = Path("/sys/block").glob("loop*/loop/backing_file")
+    return [text for file in files if (text := _read(file)).startswith(folder)]
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError:
+        return ""  # it went away since it was listed
