@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from magd.acknowledgement import Acknowledgement, Durability, Revision
+from magd.actors.carrying import begin_journal
 from magd.actors.flusher import Flusher
 from magd.actors.opening import format_of
 from magd.actors.sharing import Shared
@@ -49,12 +50,12 @@ from magd.journal.journal import Journal
 from magd.journal.overlay import Entry, Overlay
 from magd.journal.places import boot_id
 from magd.journal.records import Head, Outcome, WriteRecord
-from magd.journal.recovery import recover
 from magd.journal.space import require_space
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+    from magd.actors.carrying import Carried
     from magd.actors.events import Events
     from magd.actors.messages import Write
     from magd.actors.outcomes import Outcomes
@@ -273,6 +274,10 @@ class CommitPoint:
             # The next actor recovers from the journal, and may find the disk in order.
             raise Unavailable(f"{self._name}: {self.broken}", reason=Reason.ACTOR_STOPPED)
 
+    def abandon(self, why: str) -> None:
+        """Commit nothing any more, and leave journal and files as they are on the disk."""
+        self._break(why)
+
     def _break(self, why: str) -> None:
         log.error("mag is opened anew", mag=str(self._name), why=why)
         self.broken = why
@@ -404,30 +409,36 @@ class CommitPoint:
 
     # -- other files, and the end --------------------------------------------------------------------------------------
 
-    async def begin_in(self, new_folder: str, header: Header) -> None:
+    async def begin_in(self, new_folder: str, header: Header, carried: Sequence[Carried]) -> tuple[WriteRecord, ...]:
         """Begin the journal of files that will be the mag's, with everything that shall outlive the present one.
 
-        To be called while nothing else touches the mag, and the overlay is empty.
+        To be called while nothing else touches the mag, and no checkpoint is under way: one that still runs removes
+        journal files by paths that will be those of the new journal.
+
+        :param carried: voxels that the new files do not have
+        :return: the records of these, for `use`
         """
-        # A checkpoint that still runs removes journal files by paths that will be those of the new journal.
-        await self.checkpoint.ended()
         self._incarnation = self._incarnation or uuid.uuid4().hex
         present = self._head(Revision(self.revision.epoch + 1, 0), closed=True)
         head = replace(present, generation=self.generation + 1, format=format_of(header))
+        return await self._threads.run(begin_journal, new_folder, head, carried)
 
-        def begin() -> None:
-            Journal.begin(new_folder, recover(new_folder, head.format), head).close()
+    def use(self, files: MagFiles, recovery: Recovery, carried: Sequence[WriteRecord]) -> None:
+        """Go on with other files of the same voxels, after an exchange.
 
-        await self._threads.run(begin)
-
-    def use(self, files: MagFiles, recovery: Recovery) -> None:
-        """Go on with other files of the same voxels, after an exchange."""
+        :param carried: what `begin_in` gave; every box that was not in the files before is among these
+        """
         assert recovery.head is not None, "the journal of the new files was begun"
         if self._journal is not None:
             self._journal.close()
         self._files, self._recovery, self._journal = files, recovery, None
         self.revision, self.generation = recovery.head.revision, recovery.head.generation
         self._undurable_bytes, self._unjournaled = 0, False
+        left = self.overlay.all()
+        self.overlay.drop(left)
+        self._applied(left)
+        self._abandoned.clear()
+        self.lay(carried)
 
     async def close(self) -> None:
         """Bring everything into the cube files and to the disk, and close the journal.

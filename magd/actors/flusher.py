@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -21,7 +22,7 @@ import structlog
 from magd.errors import MagdError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from magd.actors.threads import Threads
     from magd.cubes.mag_files import MagFiles
@@ -117,6 +118,12 @@ class Flusher:
                 log.error("committed boxes do not get into the cube files", mag=self._name, error=error.message)
             self.stuck = error.message
             raise error
+
+    @asynccontextmanager
+    async def still(self) -> AsyncIterator[None]:
+        """Inside the context nothing is brought into the files."""
+        async with self._at_work:
+            yield
 
     async def _pause(self, seconds: float) -> None:
         try:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 import structlog
@@ -40,7 +40,7 @@ from magd.actors.types import (
     StorageConfig,
     WriteCommand,
 )
-from magd.cubes.layout import split_by_cube_file
+from magd.compression.changed_blocks import ChangedBlocks
 from magd.errors import InternalError, MagdError
 from magd.geometry import BoundingBox
 
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from magd.acknowledgement import Acknowledgement
     from magd.actors.budget import Lease
+    from magd.actors.carrying import Carried
     from magd.actors.cube_listing import ListedCubeFile
     from magd.actors.dataset import DatasetActor
     from magd.actors.events import Events
@@ -62,6 +63,9 @@ if TYPE_CHECKING:
     from magd.voxels import VoxelArray
 
 log = structlog.get_logger(__name__)
+
+Exchange: TypeAlias = "Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]"
+"""Calls what it is given, once, and changes with it what has to change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,7 @@ class MagActor(Actor[Message]):
         self._opened: OpenedMag | None = None
         self._commit_point: CommitPoint | None = None
         self._history = History(Revision(0, 0))
-        self._touched: set[Vec3] | None = None
+        self._changed: ChangedBlocks | None = None
         self._running = 0
         self._writes = 0
         self._reads = 0
@@ -163,37 +167,77 @@ class MagActor(Actor[Message]):
         if self._commit_point is not None:
             self._commit_point.flusher.hurry()
 
-    async def swap_files(self, new_folder: str) -> None:
+    @property
+    def unapplied_bytes(self) -> int:
+        """Of committed boxes that are not in the cube files yet."""
+        return self._point().overlay.size_bytes
+
+    async def read_changed(self, changed: ChangedBlocks) -> list[Carried]:
+        """The voxels of some blocks, of those that were written since `take_changes`, and of everything that is not in
+        the cube files yet. Only for work that holds the mag.
+        """
+        point, files = self._point(), self._require().files
+        changed.update(self.take_changes())
+        for box in point.overlay.boxes():
+            changed.add(box)
+        boxes = [(box, point.overlay.touching(box)) for box in changed.boxes()]
+
+        def read() -> list[Carried]:
+            carried = []
+            for box, entries in boxes:
+                data = files.read(box)
+                for entry in entries:
+                    entry.paint(data, box)
+                carried.append((box, data))
+            return carried
+
+        return await self._threads.run(read)
+
+    async def swap_files(self, new_folder: str, changed: ChangedBlocks, exchange: Exchange | None = None) -> None:
         """Put other files of the same voxels in place of the mag's. Only for work that holds the mag.
 
         :param new_folder: where the new files are, complete and on the disk; the old ones are there afterwards
+        :param changed: blocks that were written since they were copied to the new files: they come along in the
+            journal, with what was written since `take_changes`
+        :param exchange: is given what exchanges the folders, where more has to change with them
         """
         opened, point = self._require(), self._point()
-        header = await self._threads.run(header_of, new_folder)
-        # The journal of the new files comes first: it is live in the moment the folders change places.
-        await point.begin_in(new_folder, header)
+        await point.checkpoint.ended()
+        async with point.flusher.still():
+            carried = await self.read_changed(changed)
+            header = await self._threads.run(header_of, new_folder)
+            # The journal of the new files comes first: it is live in the moment the folders change places.
+            records = await point.begin_in(new_folder, header, carried)
 
-        try:
-            self._opened = await self._threads.run(exchange_files, opened, new_folder)
-        except MagdError:
-            # Which files are live is for the next actor to find out: it opens the mag as after a crash.
-            self.close()
-            raise
-        point.use(self._opened.files, self._opened.recovery)
+            async def swap() -> None:
+                self._opened = await self._threads.run(exchange_files, opened, new_folder)
+
+            try:
+                await (swap() if exchange is None else exchange(swap))
+            except MagdError as error:
+                # Which files are live is for the next actor to find out: it opens the mag as after a crash.
+                point.abandon(f"its files could not be exchanged: {error.message}")
+                raise
+            now = self._require()
+            point.use(now.files, now.recovery, records)
         self._events.publish(ExchangeEvent(self.mag_name, point.generation))
 
-    def track_changes(self) -> None:
-        """Collect the cubes that writes touch from now on, writes under way included."""
-        self._touched = set()
+    def track_changes(self, layout: Header) -> None:
+        """Collect the blocks that are written from now on, in writes under way included.
 
-    def take_changes(self) -> set[Vec3]:
-        """The cubes touched since tracking began or since the last call."""
-        touched, self._touched = self._touched or set(), set()
-        return touched
+        :param layout: whose blocks to count
+        """
+        self._changed = ChangedBlocks(layout)
+
+    def take_changes(self) -> ChangedBlocks:
+        """The blocks written since tracking began or since the last call."""
+        assert self._changed is not None, "tracking has begun"
+        changed, self._changed = self._changed, ChangedBlocks(self._changed.layout)
+        return changed
 
     def stop_tracking(self) -> None:
         """Collect no more."""
-        self._touched = None
+        self._changed = None
 
     def status(self) -> MagStatus:
         """How the mag is doing."""
@@ -407,10 +451,9 @@ class MagActor(Actor[Message]):
 
     def _note_changes(self, entries: Sequence[Entry]) -> None:
         """Entries of the overlay got into the cube files."""
-        if self._touched is not None:
-            cube_len = self._require().files.header.cube_len
+        if self._changed is not None:
             for entry in entries:
-                self._touched.update(cube for cube, _ in split_by_cube_file(entry.box, cube_len))
+                self._changed.add(entry.box)
 
     def _facts(self) -> MagFacts:
         opened, point = self._require(), self._point()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from magd.actors.budget import Lease, MemoryBudget
 from magd.actors.checking import check
-from magd.actors.compressor import Compressor
+from magd.actors.converter import Compress, Converter, Decompress, Plan, Rechunk
 from magd.actors.coordinator import Coordinator
 from magd.actors.dataset import DatasetActor
 from magd.actors.events import Events
@@ -100,7 +100,7 @@ class Storage:
             request_id_window_seconds=config.request_id_window_seconds,
         )
         self.hierarchy: Final = Hierarchy(root, self._threads, self._registry, self._coordinator, self._views)
-        self._compressor = Compressor(root, pool, self._threads, self._registry, self._operations, self._coordinator)
+        self._converter = Converter(root, pool, self._threads, self._registry, self._operations, self._coordinator)
         self._started_at = time.monotonic()
 
     async def __aenter__(self) -> Self:
@@ -216,19 +216,44 @@ class Storage:
     # -- operations ----------------------------------------------------------------------------------------------
 
     async def compress(
-        self, name: MagName, *, target: str | None, level: CompressionLevel, request_id: str
+        self, name: MagName, *, target: str | None, level: CompressionLevel, request_id: str, min_gain: float = 0.0
     ) -> OperationInfo:
-        """Compress a mag, in place or into another dataset. A mag that is compressed already is done at once.
+        """Compress a mag, in place or into another dataset. In place, one that is compressed already is done at once.
+
+        :param min_gain: leave the mag as it is if a sample promises to save less than this share of its data
+        :raises AlreadyExists: the target has that mag
+        :raises Conflict: OPERATION_IN_PROGRESS
+        """
+        return await self._convert(name, target, Compress(level, min_gain), request_id)
+
+    async def decompress(self, name: MagName, *, target: str | None, request_id: str) -> OperationInfo:
+        """Store a mag raw, in place or into another dataset. In place, one that is raw already is done at once.
 
         :raises AlreadyExists: the target has that mag
         :raises Conflict: OPERATION_IN_PROGRESS
         """
+        return await self._convert(name, target, Decompress(), request_id)
+
+    async def rechunk(
+        self, name: MagName, *, target: str | None, block_len: int, file_len: int, request_id: str
+    ) -> OperationInfo:
+        """Store a mag in cube files of other lengths, in place or into another dataset. In place, one that has these
+        lengths already is done at once.
+
+        :param block_len, file_len: 0: as it is
+        :raises InvalidRequest: a length is not a power of two up to 128
+        :raises AlreadyExists: the target has that mag
+        :raises Conflict: OPERATION_IN_PROGRESS
+        """
+        return await self._convert(name, target, Rechunk(block_len, file_len), request_id)
+
+    async def _convert(self, name: MagName, target: str | None, plan: Plan, request_id: str) -> OperationInfo:
         self._check_writable()
         return await self._coordinator.once(
             request_id,
             target or name.dataset,
-            ("compress", name, target, level),
-            lambda: self._compressor.start(name, target, level),
+            (plan.kind, name, target, plan),
+            lambda: self._converter.start(name, target, plan),
         )
 
     def get_operation(self, name: str) -> OperationInfo:

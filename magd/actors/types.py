@@ -164,6 +164,35 @@ class OperationProgress:
     bytes_in: int = 0
     bytes_out: int = 0
     files_redone: int = 0
+    bytes_total: int = 0
+    """Of voxels to do, not compressed."""
+    bytes_done: int = 0
+    """Of voxels done, not compressed."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperationStatistics:
+    """What an operation that writes cube files found and did."""
+
+    zero_blocks: int = 0
+    """Blocks of zeros."""
+    stored_blocks: int = 0
+    """Blocks stored without effort, since it would gain nothing."""
+    fast_blocks: int = 0
+    """Blocks compressed by LZ4's default."""
+    high_blocks: int = 0
+    """Blocks compressed by LZ4HC."""
+    respliced_blocks: int = 0
+    """Blocks done again because they were written meanwhile."""
+    raw_bytes: int = 0
+    """Of the voxels, not compressed."""
+    stored_bytes: int = 0
+    """Of the blocks as they are stored now."""
+    seconds: float = 0.0
+    longest_hold_seconds: float = 0.0
+    """How long reads and writes of the mag had to wait for it."""
+    note: str = ""
+    """What a person should know; may be empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +213,7 @@ class OperationInfo:
     name: str
     """operations/{id}"""
     kind: str
-    """Which work: "compress"."""
+    """Which work: "compress", "decompress", "rechunk"."""
     resource: str
     state: OperationState
     progress: OperationProgress
@@ -194,6 +223,8 @@ class OperationInfo:
     created_at: float
     """Seconds since 1970."""
     ended_at: float | None
+    statistics: OperationStatistics | None = None
+    """Set when it has succeeded, if it writes cube files."""
 
 
 class MagState(StrEnum):

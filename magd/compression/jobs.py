@@ -1,21 +1,22 @@
 """The jobs of the pool: what is to be done with a file, as data that travels to a worker process.
 
 A job may be begun more than once, since a worker can die in the middle of it. So it changes nothing but its
-target, a temporary that its caller named and owns, and it removes what an earlier attempt left there before
-it begins. Jobs and results are small (names and numbers, never voxels): they cross a pipe.
+target, which its caller named and owns, and it replaces what an earlier attempt left there. Jobs and results are
+small (names and numbers, never voxels): they cross a pipe. What they do is in magd/cubes/convert.py.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from magd.cubes.convert import ConvertedFile, compress_cube_file
-from magd.errors import from_os_error
+import numpy as np
+
+from magd.cubes import convert
 
 if TYPE_CHECKING:
-    from magd.cubes.encode import CompressionLevel
+    from magd.cubes.convert import Conversion, Made, Sample
+    from magd.geometry import Vec3
 
 ResultT_co = TypeVar("ResultT_co", covariant=True)
 
@@ -35,22 +36,89 @@ class Job(Protocol[ResultT_co]):
 
 
 @dataclass(frozen=True, slots=True)
-class CompressFile:
-    """Write a compressed copy of one cube file."""
-
-    source: str  # path of a cube file, raw or compressed; only read
-    target: str  # path of a temporary in an existing folder; what lies there is replaced
-    level: CompressionLevel
+class _OfCubeFile:
+    conversion: Conversion
+    cube: Vec3
+    """Which cube file of the target."""
 
     @property
     def file(self) -> str:
-        return self.source
+        """See Job."""
+        return self.conversion.file(self.cube)
 
-    def run(self) -> ConvertedFile:
-        try:
-            os.unlink(self.target)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise from_os_error(error, self.target) from error
-        return compress_cube_file(self.source, self.target, self.level)
+
+@dataclass(frozen=True, slots=True)
+class MakeFile(_OfCubeFile):
+    """Make a small cube file."""
+
+    def run(self) -> Made:
+        """See Job."""
+        return convert.make_file(self.conversion, self.cube)
+
+
+@dataclass(frozen=True, slots=True)
+class MakePart(_OfCubeFile):
+    """Make a part of a large cube file."""
+
+    first: int
+    last: int
+    """The blocks from `first` up to, without, `last`."""
+
+    def run(self) -> Made:
+        """See Job."""
+        return convert.make_part(self.conversion, self.cube, self.first, self.last)
+
+
+@dataclass(frozen=True, slots=True)
+class PlacePart(_OfCubeFile):
+    """Bring a part to its place."""
+
+    first: int
+    """Its first block."""
+    offset: int
+    size: int
+    """In the cube file, in bytes."""
+
+    def run(self) -> None:
+        """See Job."""
+        convert.place_part(self.conversion, self.cube, self.first, self.offset, self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class FinishFile(_OfCubeFile):
+    """Finish a cube file whose parts are in their places."""
+
+    lengths: bytes | None
+    """Of all its blocks, as int32; empty for a raw file; None: all blocks are zero, remove it."""
+
+    def run(self) -> int:
+        """See Job. Gives the length of the file in bytes."""
+        return convert.finish_file(self.conversion, self.cube, self.lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class SpliceBlocks(_OfCubeFile):
+    """Bring blocks of a cube file up to date."""
+
+    changed: bytes
+    """Which ones: ascending, as int64."""
+
+    def run(self) -> Made:
+        """See Job."""
+        return convert.splice(self.conversion, self.cube, np.frombuffer(self.changed, dtype=np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class SampleBlocks(_OfCubeFile):
+    """Encode some blocks to see what comes of it."""
+
+    count: int
+
+    @property
+    def file(self) -> str:
+        """See Job."""
+        return self.conversion.source
+
+    def run(self) -> Sample:
+        """See Job."""
+        return convert.sample(self.conversion, self.cube, self.count)

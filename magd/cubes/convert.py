@@ -1,92 +1,428 @@
-"""Writing a compressed copy of a whole cube file, raw or compressed, in bounded memory.
+"""Making the cube files of a mag from those of another one with the same voxels: compressed, raw, or of other lengths.
 
-1. Go through the source in Morton order, a run of blocks of about a MiB at a time. What is a hole in a raw
-   file is not read: it is blocks of zeros.
-2. Encode each block, and append it.
-3. Write jump table and header, and sync.
+A small cube file is made in one step. A large one is made in parts, which may be made at the same time:
+
+1. Each part is a range of blocks in Morton order. In a raw file their places are known, and they are written there.
+   Encoded blocks go to a file of their own, a temporary of the target.
+2. Once the lengths of all blocks before a part are known, so is its place: its bytes are copied there inside the
+   kernel.
+3. When all parts are in their places, the file is finished: jump table, header, sync.
+
+Blocks of which the source has changed meanwhile are spliced in later:
+
+1. In a raw file they are written to their places, and it is synced.
+2. Of a compressed file a successor is made: the changed blocks are encoded anew, the bytes of the others are copied. It
+   is synced and replaces the file.
+
+A cube file in which all blocks are zero is not made: what does not exist reads as zeros everywhere, and takes no space.
+
+All of this can be done again from the start of a step after its process was killed: each step replaces what an earlier
+attempt left. The folder of the target is nobody else's.
 """
 
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from magd.cubes import compressed, raw
-from magd.cubes.compressed import CompressedFileWriter, JumpTable
+from magd.atomic import unlink_if_there
+from magd.cubes.block_copy import runs
+from magd.cubes.block_source import BlockSource
+from magd.cubes.compressed import RUN_BYTES, CompressedFileWriter, JumpTable
 from magd.cubes.cube_file import OPEN_FLAGS, OpenCubeFile
 from magd.cubes.encode import BlockCounts, BlockEncoder, CompressionLevel
-from magd.cubes.exact_io import sync_file
-from magd.cubes.header import BlockType
-from magd.errors import from_os_error
+from magd.cubes.exact_io import copy_range, sync_file, write_all
+from magd.cubes.header import HEADER_BYTES, BlockType, Header, damaged
+from magd.cubes.layout import IntArray, cube_file_path
+from magd.cubes.mag_folder import TEMPORARIES
+from magd.errors import os_errors_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from magd.cubes.block_source import Run
+    from magd.geometry import Vec3
+
+PART_BYTES: Final = 16 << 20
+"""Bytes of voxels in a part. A cube file that is hardly larger is made in one step."""
 
 
 @dataclass(frozen=True, slots=True)
-class ConvertedFile:
-    """What became of a cube file.
+class Conversion:
+    """What is made of what."""
 
-    :ivar bytes_in: length of the source
-    :ivar bytes_out: length of the target
-    :ivar blocks: how many blocks were zero, encoded fast, encoded with effort
-    """
+    source: str
+    """Folder of a mag. Only read."""
+    source_header: Header
+    target: str
+    """Folder of a mag that is being made."""
+    header: Header
+    """Of the target. Its voxels are those of the source."""
+    level: CompressionLevel
+    """Without a meaning where the target is raw."""
 
-    bytes_in: int
-    bytes_out: int
+    @property
+    def blocks_per_part(self) -> int:
+        """How many blocks the parts of a cube file have, but for the last one."""
+        return max(1, min(PART_BYTES // self.header.block_bytes, self.header.blocks_per_file))
+
+    @property
+    def in_one_step(self) -> bool:
+        """Whether a cube file is too small to be made in parts."""
+        return self.header.blocks_per_file <= 2 * self.blocks_per_part
+
+    def file(self, cube: Vec3) -> str:
+        """The path of a cube file of the target."""
+        return os.path.join(self.target, cube_file_path(cube))
+
+    def temporary(self, cube: Vec3, name: str) -> str:
+        """The path of a temporary for a cube file; never that of a cube file."""
+        return os.path.join(self.target, TEMPORARIES, f"cube-{cube.x}-{cube.y}-{cube.z}-{name}.tmp")
+
+    def encoder(self) -> BlockEncoder:
+        """One for blocks of the target."""
+        return BlockEncoder(self.level, self.header.block_bytes)
+
+    def blocks_of(self, cube: Vec3) -> BlockSource:
+        """The blocks of a cube file of the target, as the source has them now."""
+        return BlockSource(self.source, self.source_header, self.header, cube)
+
+
+@dataclass(slots=True)
+class Made:
+    """Blocks that were made."""
+
     blocks: BlockCounts
+    """What became of them. In a raw file all that are not zero are stored."""
+    data_bytes: int = 0
+    """Of the blocks that are not zero, before..."""
+    stored_data_bytes: int = 0
+    """...and after."""
+    size_bytes: int = 0
+    """Of the cube file or the part; 0 if there is none."""
+    lengths: bytes = b""
+    """Of a part with encoded blocks: the length of each, as int32."""
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether all blocks are zero."""
+        return self.blocks.zero == self.blocks.total
 
 
-def compress_cube_file(source: str, target: str, level: CompressionLevel) -> ConvertedFile:
-    """Write a compressed copy of a cube file, and sync it.
+def make_file(conversion: Conversion, cube: Vec3) -> Made:
+    """Make one cube file in one step, and sync it.
 
-    :param source: path of a cube file, raw or compressed
-    :param target: path of a file that does not exist, in a folder that does. The folder is not synced
-    :raises InvalidRequest: there is no such level
-    :raises DataLoss: the source is damaged, or one of them cannot be read or written
-    :raises DiskFull: there is no space for the target
-
-    The target has block type LZ4 if the level is "fast", else LZ4HC. Where the call raises, there is no
-    target.
+    :raises DataLoss: the source is damaged, or a file cannot be read or written
+    :raises DiskFull: there is no space
     """
-    with OpenCubeFile.open(source) as file:
-        encoder = BlockEncoder(level, file.header.block_bytes)
-        block_type = BlockType.LZ4 if level == "fast" else BlockType.LZ4HC
-        try:
-            fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, 0o666)
-        except OSError as error:
-            raise from_os_error(error, target) from error
-        try:
-            try:
-                writer = CompressedFileWriter(fd, file.header.of_cube_file(block_type), target)
-                _convert(file, writer, encoder)
-                bytes_out = writer.finish()
-                sync_file(fd, target)
-            finally:
-                os.close(fd)
-        except BaseException:
-            os.unlink(target)
-            raise
-        return ConvertedFile(file.size_bytes, bytes_out, encoder.counts)
+    header, path = conversion.header, conversion.file(cube)
+    _make_folders(path)
+    if not header.block_type.is_compressed:
+        made = make_part(conversion, cube, 0, header.blocks_per_file)
+        finish_file(conversion, cube, None if made.is_zero else b"")
+        return made
+    with _created(path) as fd, conversion.blocks_of(cube) as source:
+        writer = CompressedFileWriter(fd, header, path)
+        made = _encode(source.runs(0, header.blocks_per_file), conversion.encoder(), writer.append)
+        if not made.is_zero:
+            made.size_bytes = writer.finish()
+            sync_file(fd, path)
+    if made.is_zero:
+        unlink_if_there(path)
+    return made
 
 
-def _convert(file: OpenCubeFile, writer: CompressedFileWriter, encoder: BlockEncoder) -> None:
-    header = file.header
-    per_run = raw.blocks_per_run(header)
-    if header.block_type.is_compressed:
-        table = JumpTable(file)
-        for first in range(0, header.blocks_per_file, per_run):
-            last = min(first + per_run, header.blocks_per_file)
-            for block in compressed.read_run(file, table, first, last):
-                writer.append(encoder.encode(np.frombuffer(block, dtype=np.uint8)))
-        return
-    buffer = np.empty((per_run, header.block_bytes), dtype=np.uint8)
+def make_part(conversion: Conversion, cube: Vec3, first: int, last: int) -> Made:
+    """Make the blocks of one cube file from `first` up to, without, `last`.
+
+    :raises DataLoss: the source is damaged, or a file cannot be read or written
+    :raises DiskFull: there is no space
+    """
+    with conversion.blocks_of(cube) as source:
+        if not conversion.header.block_type.is_compressed:
+            path = conversion.file(cube)
+            _make_folders(path)
+            with _opened_raw(path, conversion.header) as fd:
+                return _write_raw(source.runs(first, last), fd, conversion.header, first, path, keep_holes=True)
+        path = conversion.temporary(cube, str(first))
+        with _created(path) as fd:
+            part = _PartWriter(fd, path)
+            made = _encode(source.runs(first, last), conversion.encoder(), part.append)
+            made.size_bytes, made.lengths = part.finish()
+            return made
+
+
+def place_part(conversion: Conversion, cube: Vec3, first: int, offset: int, size: int) -> None:
+    """Copy a part with encoded blocks to its place in the cube file, and remove it.
+
+    :param offset: where it begins in the cube file
+    :param size: its length in bytes
+    :raises DataLoss: a file cannot be read or written
+    :raises DiskFull: there is no space
+    """
+    path, part_path = conversion.file(cube), conversion.temporary(cube, str(first))
+    _make_folders(path)
+    target = _open(path, os.O_WRONLY | os.O_CREAT)
+    try:
+        if not os.path.lexists(part_path) and os.fstat(target).st_size >= offset + size:
+            return  # an attempt before has copied it and was killed then: nobody else removes parts
+        part = _open(part_path, os.O_RDONLY)
+        try:
+            copy_range(part, 0, target, offset, size, source_file=part_path, target_file=path)
+        finally:
+            os.close(part)
+    finally:
+        os.close(target)
+    unlink_if_there(part_path)
+
+
+def finish_file(conversion: Conversion, cube: Vec3, lengths: bytes | None) -> int:
+    """Finish a cube file whose blocks are in their places, and sync it; or remove it.
+
+    :param lengths: of all its blocks, as int32; empty for a raw file; None: all blocks are zero
+    :return: the length of the file in bytes; 0 if there is none
+    :raises DataLoss: the file cannot be written, or is not as long as its blocks
+    :raises DiskFull: there is no space
+    """
+    path, own = conversion.file(cube), conversion.header.of_cube_file()
+    if lengths is None:
+        unlink_if_there(path)
+        return 0
+    fd = _open(path, os.O_WRONLY)
+    try:
+        size = os.fstat(fd).st_size
+        if own.block_type.is_compressed:
+            ends = own.data_offset + np.cumsum(np.frombuffer(lengths, dtype=np.int32), dtype=np.int64)
+            if len(ends) != own.blocks_per_file or ends[-1] != size:
+                raise damaged(path, f"it has {size} bytes, its {len(ends)} blocks end at byte {ends[-1]}")
+            write_all(fd, ends.astype("<u8").data, HEADER_BYTES, path)
+        write_all(fd, own.to_bytes(), 0, path)
+        sync_file(fd, path)
+    finally:
+        os.close(fd)
+    return size
+
+
+def splice(conversion: Conversion, cube: Vec3, changed: IntArray) -> Made:
+    """Put the present blocks of the source into a cube file of the target, and sync it.
+
+    :param changed: which blocks, ascending. The others stay; they are zero if there is no cube file
+    :return: what became of these blocks; the size is that of the cube file
+    :raises DataLoss: a file is damaged, or cannot be read or written
+    :raises DiskFull: there is no space
+    """
+    header, path = conversion.header, conversion.file(cube)
+    _make_folders(path)
+    stretches = [(int(changed[start]), int(changed[end - 1]) + 1) for start, end in runs(changed, len(changed))]
+    with conversion.blocks_of(cube) as source:
+        if not header.block_type.is_compressed:
+            made = Made(BlockCounts())
+            with _opened_raw(path, header) as fd:
+                for first, last in stretches:
+                    _add(made, _write_raw(source.runs(first, last), fd, header, first, path, keep_holes=False))
+                write_all(fd, header.of_cube_file().to_bytes(), 0, path)
+                sync_file(fd, path)
+            made.size_bytes = header.raw_file_bytes
+            return made
+        old = OpenCubeFile.open(path) if os.path.lexists(path) else None
+        try:
+            temporary = conversion.temporary(cube, "spliced")
+            with _created(temporary) as fd:
+                made = _splice_compressed(conversion, source, old, fd, temporary, stretches)
+                sync_file(fd, temporary)
+        finally:
+            if old is not None:
+                old.close()
+    with os_errors_of(path):
+        os.rename(temporary, path)
+    return made
+
+
+def _splice_compressed(
+    conversion: Conversion,
+    source: BlockSource,
+    old: OpenCubeFile | None,
+    fd: int,
+    path: str,
+    stretches: list[tuple[int, int]],
+) -> Made:
+    header, encoder = conversion.header, conversion.encoder()
+    writer = CompressedFileWriter(fd, header, path)
+    table = JumpTable(old) if old is not None else None
+    zeros = BlockEncoder(conversion.level, header.block_bytes)  # its own: those were not changed
+    made = Made(encoder.counts)
     done = 0
-    for start, end in raw.written_blocks(file):
-        writer.append(encoder.encode_zeros(start - done), start - done)
-        for first in range(start, end, per_run):
-            blocks = buffer[: min(per_run, end - first)]
-            raw.read_run(file, first, blocks)
-            for block in blocks:
-                writer.append(encoder.encode(block))
-        done = end
-    writer.append(encoder.encode_zeros(header.blocks_per_file - done), header.blocks_per_file - done)
+    for first, last in [*stretches, (header.blocks_per_file, header.blocks_per_file)]:
+        if done < first:
+            if old is not None and table is not None:
+                writer.copy(old, table, done, first)
+            else:
+                writer.append(zeros.encode_zeros(first - done), first - done)
+        if first < last:
+            _add(made, _encode(source.runs(first, last), encoder, writer.append))
+        done = last
+    made.blocks = encoder.counts
+    made.size_bytes = writer.finish()
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Blocks that were encoded to see what comes of it."""
+
+    data_bytes: int
+    """Of the blocks that are not zero, before..."""
+    stored_data_bytes: int
+    """...and after."""
+
+
+def sample(conversion: Conversion, cube: Vec3, count: int) -> Sample:
+    """Encode some blocks of a cube file, spread evenly over it. Nothing is written.
+
+    :raises DataLoss: the source is damaged, or cannot be read
+    """
+    total = conversion.header.blocks_per_file
+    encoder = conversion.encoder()
+    sampled = Made(BlockCounts())
+    with conversion.blocks_of(cube) as source:
+        for index in np.unique(np.linspace(0, total, count, endpoint=False, dtype=np.int64)).tolist():
+            _add(sampled, _encode(source.runs(index, index + 1), encoder, lambda *_: None))
+    return Sample(sampled.data_bytes, sampled.stored_data_bytes)
+
+
+def _encode(blocks: Iterator[Run], encoder: BlockEncoder, append: Callable[[bytes, int], object]) -> Made:
+    made = Made(encoder.counts)
+    for run in blocks:
+        if run.data is None:
+            append(encoder.encode_zeros(run.count), run.count)
+            continue
+        for block in run.data:
+            encoded = encoder.encode(block)
+            append(encoded, 1)
+            if encoded is not encoder.zero_block:
+                made.data_bytes += block.nbytes
+                made.stored_data_bytes += len(encoded)
+    return made
+
+
+def _write_raw(blocks: Iterator[Run], fd: int, header: Header, first: int, path: str, *, keep_holes: bool) -> Made:
+    """Write blocks to their places.
+
+    :param keep_holes: the file is new: blocks of zeros need not be written
+    """
+    made = Made(BlockCounts(), size_bytes=header.raw_file_bytes)
+
+    def write(data: np.ndarray[tuple[int, int], np.dtype[np.uint8]], index: int) -> None:
+        write_all(fd, data.data, HEADER_BYTES + index * header.block_bytes, path)
+
+    for run in blocks:
+        if run.data is None:
+            made.blocks.zero += run.count
+            if not keep_holes:
+                zeros = np.zeros((1, header.block_bytes), dtype=np.uint8)
+                for index in range(first, first + run.count):
+                    write(zeros, index)
+            first += run.count
+            continue
+        at = 0
+        for is_data, group in groupby(bool(block.any()) for block in run.data):
+            end = at + sum(1 for _ in group)
+            if is_data or not keep_holes:
+                write(run.data[at:end], first + at)
+            if is_data:
+                made.blocks.stored += end - at
+                made.data_bytes += (end - at) * header.block_bytes
+            else:
+                made.blocks.zero += end - at
+            at = end
+        first += run.count
+    made.stored_data_bytes = made.data_bytes
+    return made
+
+
+def _add(total: Made, made: Made) -> None:
+    if made.blocks is not total.blocks:
+        total.blocks += made.blocks
+    total.data_bytes += made.data_bytes
+    total.stored_data_bytes += made.stored_data_bytes
+
+
+class _PartWriter:
+    """Writes encoded blocks one after the other, and notes their lengths."""
+
+    def __init__(self, fd: int, path: str) -> None:
+        self._fd: Final = fd
+        self._path: Final = path
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
+        self._written = 0
+        self._lengths: list[IntArray] = []
+
+    def append(self, encoded: bytes, times: int) -> None:
+        """Append a block, or the same block several times."""
+        self._lengths.append(np.full(times, len(encoded)))
+        at_once = max(1, RUN_BYTES // len(encoded))
+        for done in range(0, times, at_once):
+            more = min(times - done, at_once)
+            self._waiting.append(encoded * more)
+            self._waiting_bytes += len(encoded) * more
+            if self._waiting_bytes >= RUN_BYTES:
+                self._write_waiting()
+
+    def finish(self) -> tuple[int, bytes]:
+        """Write what waits.
+
+        :return: the length of the file, and the lengths of all blocks, as int32
+        """
+        self._write_waiting()
+        return self._written, np.concatenate(self._lengths).astype(np.int32).tobytes()
+
+    def _write_waiting(self) -> None:
+        write_all(self._fd, b"".join(self._waiting), self._written, self._path)
+        self._written += self._waiting_bytes
+        self._waiting, self._waiting_bytes = [], 0
+
+
+def _make_folders(path: str) -> None:
+    with os_errors_of(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+
+
+def _open(path: str, flags: int) -> int:
+    with os_errors_of(path):
+        return os.open(path, flags | OPEN_FLAGS, 0o666)
+
+
+@contextmanager
+def _created(path: str) -> Iterator[int]:
+    """An empty file, open for writing. What an attempt before left there is gone; so is the file after an error."""
+    fd = _open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    try:
+        yield fd
+    except BaseException:
+        unlink_if_there(path)
+        raise
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _opened_raw(path: str, header: Header) -> Iterator[int]:
+    """A raw cube file of the right length, open for writing. Its header is not written yet if it is new."""
+    fd = _open(path, os.O_WRONLY | os.O_CREAT)
+    try:
+        with os_errors_of(path):
+            os.ftruncate(fd, header.raw_file_bytes)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def block_type_of(level: CompressionLevel) -> BlockType:
+    """What header.wkw says of a mag that is compressed with this effort; later writes spend as much."""
+    return BlockType.LZ4 if level == "fast" else BlockType.LZ4HC

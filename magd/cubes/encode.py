@@ -5,8 +5,10 @@ LZ4 readers do not care how a block was compressed, so the choice is made block 
 1. A block of zeros is encoded once and remembered.
 2. `fast` uses LZ4's default, 3 to 12 LZ4HC of that level.
 3. `auto` probes a block with LZ4's default. Where that saves less than 2 %, as in raw images of electron
-   microscopy, LZ4HC would take twenty times as long to save hardly more: the probe is kept. All others are
-   compressed again by LZ4HC.
+   microscopy, LZ4HC would take fifty times as long to save hardly more: the block is stored. All others are compressed
+   again by LZ4HC.
+4. A block is also stored where compressing made it longer. Stored means an LZ4 block of literals only: the bytes as
+   they are, after their number. To write and to read it is to copy it.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ CompressionLevel: TypeAlias = Literal["auto", "fast"] | int
 """`"auto"`, `"fast"`, or the level of LZ4HC, 3 to 12."""
 
 AUTO_HC_LEVEL: Final = 10
-"""On segmentation, 10 reaches 98 % of the ratio of 9 at five times its speed; 11 and 12 are far slower."""
+"""On segmentation, 10 reaches 98 % of the ratio of 9 at five times its speed; 11 and 12 are far slower, and 5 takes as
+long as 10 to reach 83 %."""
 AUTO_LEAST_SAVING: Final = 0.02
 HC_LEVELS: Final = range(3, 13)
 
@@ -55,8 +58,19 @@ class BlockCounts:
     """How many blocks went which way."""
 
     zero: int = 0
+    stored: int = 0
     fast: int = 0
     high: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.zero + self.stored + self.fast + self.high
+
+    def __add__(self, other: BlockCounts) -> BlockCounts:
+        return BlockCounts(
+            self.zero + other.zero, self.stored + other.stored, self.fast + other.fast, self.high + other.high
+        )
 
 
 class BlockEncoder:
@@ -69,7 +83,8 @@ class BlockEncoder:
     def __init__(self, level: CompressionLevel, block_bytes: int) -> None:
         check_level(level)
         self._level: Final = level
-        self._zero_block: Final[bytes] = _fast(bytes(block_bytes))
+        self.zero_block: Final[bytes] = _fast(bytes(block_bytes))
+        self._before_literals: Final = _start_of_literals(block_bytes)
         self.counts: Final = BlockCounts()
 
     def encode_zeros(self, blocks: int) -> bytes:
@@ -78,7 +93,7 @@ class BlockEncoder:
         :return: one of them as an LZ4 block
         """
         self.counts.zero += blocks
-        return self._zero_block
+        return self.zero_block
 
     def encode(self, block: npt.NDArray[np.uint8]) -> bytes:
         """Compress one block.
@@ -88,18 +103,28 @@ class BlockEncoder:
         """
         if not block.any():
             return self.encode_zeros(1)
-        if self._level == "fast":
-            self.counts.fast += 1
-            return _fast(block)
-        if self._level == "auto":
-            probe = _fast(block)
-            if len(probe) > block.nbytes * (1 - AUTO_LEAST_SAVING):
-                self.counts.fast += 1
-                return probe
-            self.counts.high += 1
-            return min(_high(block, AUTO_HC_LEVEL), probe, key=len)
+        if self._level != "auto":
+            if self._level == "fast":
+                return self._shorter(block, _fast(block), is_high=False)
+            return self._shorter(block, _high(block, self._level), is_high=True)
+        probe = _fast(block)
+        if len(probe) > block.nbytes * (1 - AUTO_LEAST_SAVING):
+            return self._store(block)
         self.counts.high += 1
-        return _high(block, self._level)
+        return min(_high(block, AUTO_HC_LEVEL), probe, key=len)
+
+    def _shorter(self, block: npt.NDArray[np.uint8], encoded: bytes, *, is_high: bool) -> bytes:
+        if len(encoded) >= block.nbytes:
+            return self._store(block)
+        if is_high:
+            self.counts.high += 1
+        else:
+            self.counts.fast += 1
+        return encoded
+
+    def _store(self, block: npt.NDArray[np.uint8]) -> bytes:
+        self.counts.stored += 1
+        return b"".join((self._before_literals, block.data))
 
 
 def decode(encoded: bytes | bytearray | memoryview, block_bytes: int, index: int, file: str) -> bytes:
@@ -130,3 +155,12 @@ def _fast(block: bytes | npt.NDArray[np.uint8]) -> bytes:
 def _high(block: npt.NDArray[np.uint8], level: int) -> bytes:
     encoded: bytes = lz4.block.compress(block, mode="high_compression", compression=level, store_size=False)
     return encoded
+
+
+def _start_of_literals(size: int) -> bytes:
+    """What comes before the bytes of an LZ4 block that is nothing but `size` literals: a token with their number in its
+    upper half; from 15 on, the rest of the number in bytes that are added up, the last one below 255."""
+    if size < 15:
+        return bytes([size << 4])
+    full, rest = divmod(size - 15, 255)
+    return b"\xf0" + b"\xff" * full + bytes([rest])

@@ -266,13 +266,27 @@ class RemoveMag:
         layer = _layer(tree, self.layer)
         gone = [entry for mag, entry in _mags(layer) if mag == self.mag]
         if not gone:
-            raise NotFound(
-                f"layer {shown(self.layer)} has no mag {self.mag}",
-                reason=Reason.MAG_NOT_FOUND,
-                metadata={"layer": self.layer[:80], "mag": self.mag},
-            )
+            raise _no_mag(self.layer, self.mag)
         key = mag_list_key(layer)
         layer[key] = [entry for entry in layer[key] if not any(entry is one for one in gone)]
+
+
+@dataclass(frozen=True, slots=True)
+class SetCubeLength:
+    """Say how long the cube files of a mag are."""
+
+    layer: str
+    mag: Mag
+    cube_length: int
+    """Edge of a cube file in voxels of the mag."""
+
+    def apply(self, tree: JsonObject) -> None:
+        """:raises NotFound: LAYER_NOT_FOUND, MAG_NOT_FOUND"""
+        entries = [entry for mag, entry in _mags(_layer(tree, self.layer)) if mag == self.mag]
+        if not entries:
+            raise _no_mag(self.layer, self.mag)
+        for entry in entries:
+            entry["cubeLength"] = self.cube_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,6 +376,14 @@ def _mags(layer: JsonObject) -> Sequence[tuple[Mag, Any]]:
         return [(mag_of_entry(entry, key), entry) for entry in entries]
     except ValueError as error:
         raise _unusable(layer, f"{key}: {error}") from None
+
+
+def _no_mag(layer: str, mag: Mag) -> NotFound:
+    return NotFound(
+        f"layer {shown(layer)} has no mag {mag}",
+        reason=Reason.MAG_NOT_FOUND,
+        metadata={"layer": layer[:80], "mag": mag},
+    )
 
 
 def _unusable(layer: JsonObject, why: str) -> NotAllowed:

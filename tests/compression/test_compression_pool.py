@@ -358,3 +358,75 @@ def test_a_worker_whose_daemon_died_before_it_was_ready_ends_itself() -> None:
     program = f"from magd.compression.worker import initialize; initialize({nobody}); print('lives on')"
     ended = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=False)
     assert (ended.returncode, ended.stdout) == (1, b"")
+
+
+def test_a_job_that_is_stopped_ends_at_once_whatever_it_does(tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+    with CompressionPool(1) as pool:
+        running = pool.submit(gate.job)
+        pid = gate.wait_until_started()
+        waiting, after = pool.submit(Describe()), pool.submit(Describe())
+        with watched(pid) as descriptors:
+            pool.stop(waiting)
+            pool.stop(running)
+            with pytest.raises(Cancelled, match=r"held\.wkw.*stopped"):
+                running.result(timeout=30)
+            assert select.select(descriptors, [], [], 30)[0]
+        assert waiting.cancelled()
+        assert after.result(timeout=30).pid != pid
+        pool.stop(after)
+        pool.stop(running)
+        assert running.attempts == 1
+        assert pool.statistics.replaced == 0
+        assert pool.submit(Describe()).result(timeout=30).pid == after.result().pid
+
+
+def test_no_job_begins_in_a_pause(tmp_path: Path) -> None:
+    with CompressionPool(2) as pool:
+        pool.pause(3600)
+        futures = [pool.submit(Describe()) for _ in range(3)]
+        _, waiting = wait(futures, timeout=0.2)
+        assert waiting == set(futures)
+        pool.pause(0)
+        for future in futures:
+            future.result(timeout=30)
+
+
+def test_a_pause_ends_by_itself_and_does_not_outlast_the_pool() -> None:
+    with CompressionPool(1) as pool:
+        pool.pause(0.05)
+        pool.submit(Describe()).result(timeout=30)
+        pool.pause(3600)
+        pool.submit(Describe())
+
+
+def test_a_share_of_the_cores_bounds_the_jobs_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("magd.compression.pool.available_cores", lambda: 4)
+    gate = Gate(tmp_path)
+    with CompressionPool(2, share=0.25) as pool:
+        held = pool.submit(gate.job)
+        gate.wait_until_started()
+        other = pool.submit(Describe())
+        _, waiting = wait([other], timeout=0.2)
+        assert waiting
+        gate.give_leave()
+        held.result(timeout=30)
+        other.result(timeout=30)
+
+
+def test_what_was_rounded_up_to_a_whole_worker_is_given_back_in_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("magd.compression.pool.available_cores", lambda: 1)
+    rests = list[float]()
+    monkeypatch.setattr(CompressionPool, "_rest", lambda pool, worked: rests.append(pool.rest_after(worked)))
+    with CompressionPool(1, share=0.2) as pool:
+        pool.submit(Describe()).result()
+        assert pool.rest_after(2.0) == pytest.approx(8.0)
+    with CompressionPool(1) as pool:
+        assert pool.rest_after(2.0) == 0
+    assert len(rests) == 1
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.01, float("nan")])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(InvalidRequest, match="share"):
+        CompressionPool(1, share=share)

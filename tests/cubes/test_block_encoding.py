@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import lz4.block
 import numpy as np
 import pytest
 
+from magd.cubes.convert import Conversion, make_file
 from magd.cubes.encode import (
     AUTO_HC_LEVEL,
     BlockCounts,
@@ -17,7 +21,13 @@ from magd.cubes.encode import (
     largest_encoded,
 )
 from magd.cubes.header import BlockType
+from magd.cubes.mag_files import MagFiles
 from magd.errors import DataLoss, InvalidRequest, Reason
+from magd.geometry import Box, Vec3
+from tests.cubes.oracle import make_header, wkw_read, wkw_write
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SIZE = 32**3
 NOISE = np.random.default_rng(1).integers(0, 256, SIZE, dtype=np.uint8)
@@ -34,19 +44,48 @@ def test_what_is_encoded_is_decoded(level: CompressionLevel, kind: str) -> None:
     assert len(encoded) <= largest_encoded(SIZE)
 
 
+@pytest.mark.parametrize("size", [1, 2, 14, 15, 16, 269, 270, 271, 524, 525, 526, SIZE])
+def test_a_stored_block_is_its_bytes_after_their_number_and_every_reader_takes_it(size: int) -> None:
+    block = np.random.default_rng(size).integers(1, 256, size, dtype=np.uint8)
+    encoder = BlockEncoder("auto", size)
+    encoded = encoder.encode(block)
+    assert encoder.counts == BlockCounts(stored=1)
+    assert encoded.endswith(block.tobytes())
+    assert len(encoded) <= largest_encoded(size)
+    assert decode(encoded, size, 0, "x0.wkw") == block.tobytes()
+    assert lz4.block.decompress(encoded, uncompressed_size=size) == block.tobytes()
+
+
+@pytest.mark.parametrize("level", ["auto", "fast", 9])
+def test_wkw_reads_stored_blocks(level: CompressionLevel, tmp_path: Path) -> None:
+    header = make_header(block_len=32, file_len=2)
+    voxels = np.asfortranarray(np.random.default_rng(3).integers(0, 256, (1, 64, 64, 64), dtype=np.uint8))
+    voxels[:, 32:, :, 32:] = 0
+    voxels[:, :32, 32:, 32:] = 5
+    wkw_write(tmp_path / "source", header, voxels)
+    target = replace(header, block_type=BlockType.LZ4HC)
+    MagFiles.create(str(tmp_path / "target"), target).close()
+    conversion = Conversion(str(tmp_path / "source"), header, str(tmp_path / "target"), target, level)
+    made = make_file(conversion, Vec3(0, 0, 0))
+    assert (made.blocks.stored, made.blocks.zero, made.blocks.fast + made.blocks.high) == (5, 2, 1)
+    np.testing.assert_array_equal(wkw_read(tmp_path / "target", Box.of((0, 0, 0), (64, 64, 64))), voxels)
+
+
 def test_auto_spends_effort_only_where_the_probe_saves_something() -> None:
     encoder = BlockEncoder("auto", SIZE)
-    assert encoder.encode(NOISE) == lz4.block.compress(NOISE, store_size=False)
-    assert encoder.counts == BlockCounts(fast=1)
+    assert encoder.encode(NOISE).endswith(NOISE.tobytes())
+    assert encoder.counts == BlockCounts(stored=1)
     high = lz4.block.compress(SEGMENTS, mode="high_compression", compression=AUTO_HC_LEVEL, store_size=False)
     assert encoder.encode(SEGMENTS) == high
-    assert encoder.counts == BlockCounts(fast=1, high=1)
+    assert encoder.counts == BlockCounts(stored=1, high=1)
     assert len(encoder.encode(ZEROS)) < 150
     encoder.encode_zeros(5)
-    assert encoder.counts == BlockCounts(fast=1, high=1, zero=6)
+    assert encoder.counts == BlockCounts(stored=1, high=1, zero=6)
+    assert encoder.counts.total == 8
+    assert encoder.counts + BlockCounts(fast=3) == BlockCounts(stored=1, high=1, zero=6, fast=3)
 
 
-def test_auto_keeps_the_probe_below_two_percent_and_not_above() -> None:
+def test_auto_stores_what_saves_less_than_two_percent() -> None:
     def repeating(share: float) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
         block = NOISE.copy()
         block[: int(SIZE * share)] = 1
@@ -54,13 +93,16 @@ def test_auto_keeps_the_probe_below_two_percent_and_not_above() -> None:
 
     encoder = BlockEncoder("auto", SIZE)
     encoder.encode(repeating(0.015))
-    assert encoder.counts == BlockCounts(fast=1)
+    assert encoder.counts == BlockCounts(stored=1)
     encoder.encode(repeating(0.035))
-    assert encoder.counts == BlockCounts(fast=1, high=1)
+    assert encoder.counts == BlockCounts(stored=1, high=1)
 
 
-def test_a_fixed_level_is_used_for_every_block_that_is_not_zero() -> None:
-    for level, expected in (("fast", BlockCounts(fast=2, zero=1)), (3, BlockCounts(high=2, zero=1))):
+def test_a_fixed_level_is_used_for_every_block_that_it_makes_smaller() -> None:
+    for level, expected in (
+        ("fast", BlockCounts(fast=1, stored=1, zero=1)),
+        (3, BlockCounts(high=1, stored=1, zero=1)),
+    ):
         encoder = BlockEncoder(level, SIZE)  # type: ignore[arg-type]
         for block in KINDS.values():
             encoder.encode(block)

@@ -1,10 +1,11 @@
-"""Compressed copies of whole cube files."""
+"""Cube files of one mag made from those of another: compressed, raw, of other lengths; at once, in parts, spliced."""
 
 from __future__ import annotations
 
 import errno
 import os
 import tracemalloc
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,61 +13,178 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from magd.cubes.convert import compress_cube_file
+from magd.cubes import convert
+from magd.cubes.block_source import pieces
+from magd.cubes.convert import (
+    Conversion,
+    Made,
+    finish_file,
+    make_file,
+    make_part,
+    place_part,
+    sample,
+    splice,
+)
 from magd.cubes.cube_file import OpenCubeFile
+from magd.cubes.encode import BlockCounts
 from magd.cubes.header import BlockType, Header
+from magd.cubes.layout import split_by_cube_file
 from magd.cubes.mag_files import MagFiles
 from magd.errors import DataLoss, DiskFull, InvalidRequest
-from magd.geometry import Box
-from tests.cubes.oracle import Model, headers, make_header, some_voxels, wkw_read, wkw_write
+from magd.geometry import Box, Vec3
+from tests.cubes.oracle import headers, make_header, some_voxels, wkw_read, wkw_write
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from magd.cubes.encode import CompressionLevel
+    from magd.voxels import VoxelArray
+
+ORIGIN = Vec3(0, 0, 0)
+COMPRESSED = make_header(block_type=BlockType.LZ4HC)
+LEVELS: list[CompressionLevel] = ["auto", "fast", 3, 9, 12]
 
 
-def converted_mag(folder: Path, header: Header) -> Path:
-    """The folder of a compressed mag; the path of its first cube file, which does not exist yet."""
-    of_mag = make_header(
-        header.voxels.dtype.name, header.voxels.num_channels, header.block_len, header.file_len, BlockType.LZ4HC
-    )
-    MagFiles.create(str(folder), of_mag).close()
-    path = folder / "z0/y0/x0.wkw"
-    path.parent.mkdir(parents=True)
-    return path
+def conversion_of(
+    folder: Path, source: Header, target: Header = COMPRESSED, level: CompressionLevel = "auto"
+) -> Conversion:
+    """From the mag `source` in a folder to the mag `target`, which is made here."""
+    MagFiles.create(str(folder / "target"), target).close()
+    return Conversion(str(folder / "source"), source, str(folder / "target"), target, level)
 
 
-@given(header=headers(), level=st.sampled_from(["auto", "fast", 3, 9, 12]), seed=st.integers(0, 99))
-@settings(max_examples=50, deadline=None)
-def test_wkw_reads_the_copy_equal(
-    tmp_path_factory: pytest.TempPathFactory, header: Header, level: CompressionLevel, seed: int
+def make_in_parts(conversion: Conversion, cube: Vec3, blocks_per_part: int) -> Made:
+    """As the daemon does it, without the processes."""
+    total = conversion.header.blocks_per_file
+    offset = conversion.header.of_cube_file().data_offset
+    firsts = range(0, total, blocks_per_part)
+    # Not in their order: the parts are made by several processes at the same time.
+    parts = {first: make_part(conversion, cube, first, min(first + blocks_per_part, total)) for first in firsts[::-1]}
+    made = Made(BlockCounts())
+    for first in firsts:
+        part = parts[first]
+        if conversion.header.block_type.is_compressed:
+            place_part(conversion, cube, first, offset, part.size_bytes)
+        offset += part.size_bytes
+        made.blocks += part.blocks
+        made.lengths += part.lengths
+    made.size_bytes = finish_file(conversion, cube, None if made.is_zero else made.lengths)
+    return made
+
+
+def cubes_of(header: Header, size: Vec3) -> list[Vec3]:
+    """The cube files of a mag that has voxels from the origin on."""
+    return [cube for cube, _ in split_by_cube_file(Box(ORIGIN, size), header.cube_len)]
+
+
+def assert_no_temporaries(conversion: Conversion) -> None:
+    assert os.listdir(os.path.join(conversion.target, ".magd/tmp")) == []
+
+
+@given(
+    source=headers(),
+    block_len=st.sampled_from([1, 2, 4, 8]),
+    file_len=st.sampled_from([1, 2, 4]),
+    block_type=st.sampled_from(BlockType),
+    level=st.sampled_from(LEVELS),
+    parts=st.integers(1, 70),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=80, deadline=None)
+def test_wkw_reads_every_conversion_equal(
+    tmp_path_factory: pytest.TempPathFactory,
+    source: Header,
+    block_len: int,
+    file_len: int,
+    block_type: BlockType,
+    level: CompressionLevel,
+    parts: int,
+    seed: int,
 ) -> None:
     folder = tmp_path_factory.mktemp("mags")
-    voxels = some_voxels(header, header.cube_size, seed)
-    wkw_write(folder / "source", header, voxels)
-    source, target = folder / "source/z0/y0/x0.wkw", converted_mag(folder / "target", header)
-    converted = compress_cube_file(str(source), str(target), level)
-    box = Box.of((0, 0, 0), header.cube_size)
-    np.testing.assert_array_equal(wkw_read(folder / "target", box), voxels)
+    voxels = some_voxels(source, source.cube_size, seed)
+    wkw_write(folder / "source", source, voxels)
+    target = replace(source, block_len=block_len, file_len=file_len, block_type=block_type)
+    conversion = conversion_of(folder, source, target, level)
+    for cube in cubes_of(target, source.cube_size):
+        made = make_in_parts(conversion, cube, parts) if parts > 1 else make_file(conversion, cube)
+        path = conversion.file(cube)
+        assert made.blocks.total == target.blocks_per_file
+        assert os.path.exists(path) != made.is_zero
+        assert made.size_bytes == (0 if made.is_zero else os.path.getsize(path))
+    np.testing.assert_array_equal(wkw_read(folder / "target", Box(ORIGIN, source.cube_size)), voxels)
     with MagFiles.open(str(folder / "target")) as files:
-        np.testing.assert_array_equal(files.read(box), voxels)
-    assert (converted.bytes_in, converted.bytes_out) == (source.stat().st_size, target.stat().st_size)
-    counts = converted.blocks
-    assert counts.zero + counts.fast + counts.high == header.blocks_per_file
+        np.testing.assert_array_equal(files.read(Box(ORIGIN, source.cube_size)), voxels)
+    assert_no_temporaries(conversion)
 
 
-def test_holes_of_a_raw_file_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@given(
+    header=headers(),
+    block_type=st.sampled_from(BlockType),
+    halves=st.booleans(),
+    there=st.booleans(),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_blocks_that_changed_are_spliced_in_and_the_others_stay(
+    tmp_path_factory: pytest.TempPathFactory,
+    header: Header,
+    block_type: BlockType,
+    halves: bool,
+    there: bool,
+    seed: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("mags")
+    block_len = header.block_len // 2 if halves and header.block_len > 1 else header.block_len
+    target = replace(header, block_len=block_len, block_type=block_type)
+    conversion = conversion_of(folder, header, target)
+    before, after = (some_voxels(header, header.cube_size, seed + n) for n in range(2))
+    cube, expected = ORIGIN, np.zeros_like(before)
+    with MagFiles.create(str(folder / "source"), header) as files:
+        files.write(Box(ORIGIN, header.cube_size), before)
+        if there and not make_file(conversion, cube).is_zero:
+            expected = before.copy(order="F")
+        files.write(Box(ORIGIN, header.cube_size), after)
+    random = np.random.default_rng(seed)
+    changed = np.flatnonzero(random.random(target.blocks_per_file) < 0.3)
+    changed = changed if len(changed) else np.array([0])
+    made = splice(conversion, cube, changed)
+    for index in changed.tolist():
+        for _, _, box in pieces(target, index, index + 1, 1):
+            part = tuple(slice(start, end) for start, end in zip(box.offset, box.end, strict=True))
+            expected[(slice(None), *part)] = after[(slice(None), *part)]
+    box = Box(ORIGIN, target.cube_size)
+    limits = tuple(slice(0, end) for end in box.end)
+    np.testing.assert_array_equal(wkw_read(folder / "target", box), expected[(slice(None), *limits)])
+    assert made.blocks.total == len(changed)
+    assert made.size_bytes == os.path.getsize(conversion.file(cube))
+    assert_no_temporaries(conversion)
+
+
+@given(file_len=st.sampled_from([1, 2, 4, 8]), data=st.data(), most=st.integers(1, 600))
+def test_pieces_of_a_cube_file_are_boxes_with_the_blocks_in_their_order(
+    file_len: int, data: st.DataObject, most: int
+) -> None:
+    header = make_header(block_len=4, file_len=file_len)
+    first = data.draw(st.integers(0, header.blocks_per_file - 1))
+    last = data.draw(st.integers(first + 1, header.blocks_per_file))
+    done = first
+    for start, count, box in pieces(header, first, last, most):
+        assert start == done
+        assert 0 < count <= most
+        assert box.size.volume == count * 4**3
+        done += count
+    assert done == last
+
+
+def test_holes_of_a_raw_file_are_not_read_and_none_are_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     header = make_header("uint8", block_len=16, file_len=16)
-    model = Model(header, 256)
-    with MagFiles.create(str(tmp_path / "1"), header) as files:
-        for offset in ((0, 0, 0), (100, 100, 100), (250, 17, 250)):
-            box = Box.of(offset, (5, 5, 5))
-            data = np.ones((1, 5, 5, 5), np.uint8)
-            files.write(box, data)
-            model.write(box, data)
+    voxels = np.zeros((1, 256, 256, 256), np.uint8, order="F")
+    with MagFiles.create(str(tmp_path / "source"), header) as files:
+        for x, y, z in ((0, 0, 0), (100, 100, 100), (250, 17, 250)):
+            files.write(Box.of((x, y, z), (5, 5, 5)), np.ones((1, 5, 5, 5), np.uint8))
+            voxels[:, x : x + 5, y : y + 5, z : z + 5] = 1
         files.sync()
-    path = tmp_path / "1/z0/y0/x0.wkw"
     read = list[int]()
     preadv = os.preadv
 
@@ -74,69 +192,114 @@ def test_holes_of_a_raw_file_are_not_read(tmp_path: Path, monkeypatch: pytest.Mo
         read.append(preadv(fd, buffers, offset))
         return read[-1]
 
+    conversion = conversion_of(tmp_path, header, replace(header, block_type=BlockType.LZ4))
     monkeypatch.setattr(os, "preadv", count)
-    target = converted_mag(tmp_path / "target", header)
-    converted = compress_cube_file(str(path), str(target), "auto")
+    made = make_file(conversion, ORIGIN)
     assert sum(read) < 20 * header.block_bytes
-    assert converted.blocks.high + converted.blocks.fast == 3
-    assert converted.blocks.zero == 16**3 - 3
-    np.testing.assert_array_equal(wkw_read(tmp_path / "target", model.box), model.data)
+    assert (made.blocks.zero, made.blocks.total) == (16**3 - 3, 16**3)
+    np.testing.assert_array_equal(wkw_read(tmp_path / "target", Box.of((0, 0, 0), (256, 256, 256))), voxels)
+
+    back = Conversion(conversion.target, conversion.header, str(tmp_path / "back"), header, "fast")
+    MagFiles.create(back.target, header).close()
+    make_file(back, ORIGIN)
+    assert os.stat(back.file(ORIGIN)).st_blocks * 512 < 20 * max(header.block_bytes, 4096)
+    np.testing.assert_array_equal(wkw_read(tmp_path / "back", Box.of((0, 0, 0), (256, 256, 256))), voxels)
 
 
 @pytest.mark.parametrize("code", [errno.ENXIO, errno.EINVAL])
-def test_a_file_that_ends_in_a_hole_or_cannot_be_asked_for_holes(
+def test_a_file_of_zeros_is_left_out_also_where_the_file_system_cannot_be_asked_for_holes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     header = make_header()
-    path = tmp_path / "source"
-    path.write_bytes(header.of_cube_file().to_bytes())
-    os.truncate(path, header.raw_file_bytes)
+    wkw_write(tmp_path / "source", header, np.zeros((1, 16, 16, 16), np.uint8))
 
     def refuse(*_: object) -> int:
         raise OSError(code, "as if the file system answered so")
 
     monkeypatch.setattr(os, "lseek", refuse)
-    target = converted_mag(tmp_path / "target", header)
-    assert compress_cube_file(str(path), str(target), "auto").blocks.zero == header.blocks_per_file
+    conversion = conversion_of(tmp_path, header)
+    assert make_file(conversion, ORIGIN).is_zero
+    assert make_in_parts(conversion, ORIGIN, 7).is_zero
+    assert not os.path.exists(conversion.file(ORIGIN))
     assert not wkw_read(tmp_path / "target", Box.of((0, 0, 0), (16, 16, 16))).any()
 
 
-def test_a_raw_file_is_never_held_as_a_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("block_len", [32, 16])
+def test_a_file_is_never_held_as_a_whole(tmp_path: Path, block_len: int, monkeypatch: pytest.MonkeyPatch) -> None:
     header = make_header("uint8", block_len=32, file_len=8)  # 16 MiB
-    with MagFiles.create(str(tmp_path / "1"), header) as files:
+    with MagFiles.create(str(tmp_path / "source"), header) as files:
         files.write(Box.of((0, 0, 0), (256, 256, 256)), some_voxels(header, header.cube_size))
+    target = make_header("uint8", block_len=block_len, file_len=256 // block_len, block_type=BlockType.LZ4)
+    conversion = conversion_of(tmp_path, header, target, "fast")
+    monkeypatch.setattr("magd.cubes.block_source.BOX_BYTES", 1 << 20)
     tracemalloc.start()
     try:
-        compress_cube_file(str(tmp_path / "1/z0/y0/x0.wkw"), str(tmp_path / "target"), "fast")
+        make_file(conversion, ORIGIN)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 4 << 20
+    assert peak < 5 << 20
 
 
-def test_the_copy_is_synced_when_the_call_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wkw_write(tmp_path / "1", make_header(), some_voxels(make_header(), make_header().cube_size))
-    target = tmp_path / "target"
-    synced = list[tuple[str, int]]()
-    monkeypatch.setattr(
-        os, "fdatasync", lambda fd: synced.append((os.readlink(f"/proc/self/fd/{fd}"), os.fstat(fd).st_size))
-    )
-    compress_cube_file(str(tmp_path / "1/z0/y0/x0.wkw"), str(target), "fast")
-    assert synced == [(str(target), target.stat().st_size)]
+def test_files_are_synced_when_the_call_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wkw_write(tmp_path / "source", make_header(), some_voxels(make_header(), make_header().cube_size))
+    conversion = conversion_of(tmp_path, make_header())
+    path = conversion.file(ORIGIN)
+    synced = list[int]()
+    monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append(os.fstat(fd).st_ino))
+    make_file(conversion, ORIGIN)
+    assert synced == [os.stat(path).st_ino]
+    splice(conversion, ORIGIN, np.array([1]))
+    assert synced[1:] == [os.stat(path).st_ino]
+    os.unlink(path)
+    make_in_parts(conversion, ORIGIN, 30)
+    assert synced[2:] == [os.stat(path).st_ino]
 
 
-def test_the_block_type_says_whether_effort_was_spent(tmp_path: Path) -> None:
-    wkw_write(tmp_path / "1", make_header(), some_voxels(make_header(), make_header().cube_size))
-    levels: dict[CompressionLevel, BlockType] = {
-        "fast": BlockType.LZ4,
-        "auto": BlockType.LZ4HC,
-        9: BlockType.LZ4HC,
-    }
-    for level, block_type in levels.items():
-        target = tmp_path / f"target {level}"
-        compress_cube_file(str(tmp_path / "1/z0/y0/x0.wkw"), str(target), level)
-        with OpenCubeFile.open(str(target)) as file:
-            assert file.header.block_type is block_type
+def test_a_part_that_was_placed_by_an_attempt_that_was_killed_is_not_asked_for_again(tmp_path: Path) -> None:
+    wkw_write(tmp_path / "source", make_header(), some_voxels(make_header(), make_header().cube_size))
+    conversion = conversion_of(tmp_path, make_header())
+    part = make_part(conversion, ORIGIN, 0, 64)
+    offset = conversion.header.of_cube_file().data_offset
+    for _ in range(2):
+        place_part(conversion, ORIGIN, 0, offset, part.size_bytes)
+    finish_file(conversion, ORIGIN, part.lengths)
+    with pytest.raises(DataLoss, match=r"-0\.tmp"):
+        place_part(conversion, ORIGIN, 0, offset, part.size_bytes + 1)
+
+
+def test_a_file_that_is_not_as_long_as_its_blocks_is_not_finished(tmp_path: Path) -> None:
+    wkw_write(tmp_path / "source", make_header(), some_voxels(make_header(), make_header().cube_size))
+    conversion = conversion_of(tmp_path, make_header())
+    part = make_part(conversion, ORIGIN, 0, 64)
+    place_part(conversion, ORIGIN, 0, conversion.header.of_cube_file().data_offset, part.size_bytes)
+    os.truncate(conversion.file(ORIGIN), os.path.getsize(conversion.file(ORIGIN)) - 1)
+    with pytest.raises(DataLoss, match="blocks end at byte"):
+        finish_file(conversion, ORIGIN, part.lengths)
+
+
+def test_temporaries_have_no_names_of_cube_files(tmp_path: Path) -> None:
+    wkw_write(tmp_path / "source", make_header(), some_voxels(make_header(), make_header().cube_size))
+    conversion = conversion_of(tmp_path, make_header())
+    make_part(conversion, ORIGIN, 0, 10)
+    with MagFiles.open(conversion.target, read_only=True) as files:
+        assert list(files.cube_files()) == []
+    # A mag that is opened after a crash removes them.
+    MagFiles.open(conversion.target).close()
+    assert_no_temporaries(conversion)
+
+
+def test_a_sample_tells_what_would_come_of_it_and_writes_nothing(tmp_path: Path) -> None:
+    header = make_header(block_len=16, file_len=4)
+    voxels = np.zeros((1, 64, 64, 64), np.uint8, order="F")
+    voxels[:, :32] = np.random.default_rng(1).integers(1, 256, (1, 32, 64, 64))
+    wkw_write(tmp_path / "source", header, voxels)
+    conversion = conversion_of(tmp_path, header, replace(header, block_type=BlockType.LZ4HC))
+    sampled = sample(conversion, ORIGIN, 20)
+    assert 0 < sampled.data_bytes < 20 * header.block_bytes
+    assert 1 <= sampled.stored_data_bytes / sampled.data_bytes < 1.01
+    assert sample(conversion, ORIGIN, 64).data_bytes == 32 * header.block_bytes
+    assert not os.path.exists(conversion.file(ORIGIN))
 
 
 @pytest.mark.parametrize("block_type", [BlockType.RAW, BlockType.LZ4])
@@ -145,56 +308,85 @@ def test_a_damaged_source_is_an_error_that_names_it_and_leaves_no_target(
     tmp_path: Path, block_type: BlockType, damage: bytes | None
 ) -> None:
     header = make_header(block_type=block_type)
-    wkw_write(tmp_path / "1", header, some_voxels(header, header.cube_size))
-    source = tmp_path / "1/z0/y0/x0.wkw"
+    wkw_write(tmp_path / "source", header, some_voxels(header, header.cube_size))
+    source = tmp_path / "source/z0/y0/x0.wkw"
     source.write_bytes(source.read_bytes()[:-1] if damage is None else damage)
-    with pytest.raises(DataLoss) as caught:
-        compress_cube_file(str(source), str(tmp_path / "target"), "auto")
-    assert caught.value.metadata["file"] == str(source)
-    assert not (tmp_path / "target").exists()
+    conversion = conversion_of(tmp_path, header)
+    for make in (make_file, lambda conversion, cube: make_part(conversion, cube, 0, 64)):
+        with pytest.raises(DataLoss) as caught:
+            make(conversion, ORIGIN)
+        assert caught.value.metadata["file"] == str(source)
+    assert not os.path.exists(conversion.file(ORIGIN))
+    assert_no_temporaries(conversion)
 
 
 def test_a_bad_block_in_the_middle_leaves_no_target(tmp_path: Path) -> None:
     header = make_header("uint32", block_type=BlockType.LZ4)
-    wkw_write(tmp_path / "1", header, some_voxels(header, header.cube_size))
-    source = tmp_path / "1/z0/y0/x0.wkw"
+    wkw_write(tmp_path / "source", header, some_voxels(header, header.cube_size))
+    source = tmp_path / "source/z0/y0/x0.wkw"
     content = source.read_bytes()
     source.write_bytes(content[:-30] + b"\xff" * 30)
+    conversion = conversion_of(tmp_path, header, replace(header, block_type=BlockType.LZ4HC))
     with pytest.raises(DataLoss, match="block 6"):
-        compress_cube_file(str(source), str(tmp_path / "target"), "auto")
-    assert not (tmp_path / "target").exists()
+        make_file(conversion, ORIGIN)
+    assert not os.path.exists(conversion.file(ORIGIN))
 
 
-def test_a_source_or_target_folder_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataLoss, match="nowhere"):
-        compress_cube_file(str(tmp_path / "nowhere"), str(tmp_path / "target"), "auto")
-    wkw_write(tmp_path / "1", make_header(), some_voxels(make_header(), make_header().cube_size))
-    with pytest.raises(DataLoss, match="nowhere"):
-        compress_cube_file(str(tmp_path / "1/z0/y0/x0.wkw"), str(tmp_path / "nowhere/target"), "auto")
+def test_a_source_that_vanished_is_an_error_and_not_zeros(tmp_path: Path) -> None:
+    wkw_write(tmp_path / "source", make_header(), some_voxels(make_header(), make_header().cube_size))
+    conversion = conversion_of(tmp_path, make_header())
+    os.unlink(tmp_path / "source/z0/y0/x0.wkw")
+    for make in (make_file, lambda conversion, cube: splice(conversion, cube, np.array([1]))):
+        with pytest.raises(DataLoss, match=r"x0\.wkw vanished"):
+            make(conversion, ORIGIN)
+    gone = replace(conversion, source=str(tmp_path / "nowhere"))
+    with pytest.raises(DataLoss, match="vanished"):
+        make_file(gone, ORIGIN)
 
 
-def test_what_exists_is_not_overwritten(tmp_path: Path) -> None:
-    wkw_write(tmp_path / "1", make_header(), some_voxels(make_header(), make_header().cube_size))
-    (tmp_path / "target").write_bytes(b"here before")
-    with pytest.raises(DataLoss, match="target"):
-        compress_cube_file(str(tmp_path / "1/z0/y0/x0.wkw"), str(tmp_path / "target"), "auto")
-    assert (tmp_path / "target").read_bytes() == b"here before"
+def test_the_voxels_of_a_spliced_file_survive_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    voxels: VoxelArray = some_voxels(make_header(), make_header().cube_size)
+    wkw_write(tmp_path / "source", make_header(), voxels)
+    conversion = conversion_of(tmp_path, make_header())
+    make_file(conversion, ORIGIN)
 
+    def fail(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "as if the disk were full")
 
-def test_a_level_that_does_not_exist_is_refused_before_anything_is_made(tmp_path: Path) -> None:
-    wkw_write(tmp_path / "1", make_header(), some_voxels(make_header(), make_header().cube_size))
-    with pytest.raises(InvalidRequest):
-        compress_cube_file(str(tmp_path / "1/z0/y0/x0.wkw"), str(tmp_path / "target"), 1)
-    assert not (tmp_path / "target").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", fail)
+        with pytest.raises(DiskFull):
+            splice(conversion, ORIGIN, np.array([1]))
+    np.testing.assert_array_equal(wkw_read(tmp_path / "target", Box.of((0, 0, 0), (16, 16, 16))), voxels)
+    assert_no_temporaries(conversion)
 
 
 def test_a_full_disk_leaves_no_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wkw_write(tmp_path / "1", make_header(), some_voxels(make_header(), make_header().cube_size))
+    wkw_write(tmp_path / "source", make_header(), some_voxels(make_header(), make_header().cube_size))
+    conversion = conversion_of(tmp_path, make_header())
 
     def fail(*_: object) -> int:
         raise OSError(errno.ENOSPC, "as if the disk were full")
 
     monkeypatch.setattr(os, "pwrite", fail)
     with pytest.raises(DiskFull):
-        compress_cube_file(str(tmp_path / "1/z0/y0/x0.wkw"), str(tmp_path / "target"), "auto")
-    assert not (tmp_path / "target").exists()
+        make_file(conversion, ORIGIN)
+    assert not os.path.exists(conversion.file(ORIGIN))
+
+
+def test_a_level_that_does_not_exist_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    wkw_write(tmp_path / "source", make_header(), some_voxels(make_header(), make_header().cube_size))
+    conversion = conversion_of(tmp_path, make_header(), COMPRESSED, 1)
+    with pytest.raises(InvalidRequest):
+        make_file(conversion, ORIGIN)
+    assert not os.path.exists(conversion.file(ORIGIN))
+
+
+def test_the_block_type_says_whether_effort_was_spent(tmp_path: Path) -> None:
+    wkw_write(tmp_path / "source", make_header(), some_voxels(make_header(), make_header().cube_size))
+    for level, block_type in (("fast", BlockType.LZ4), ("auto", BlockType.LZ4HC), (9, BlockType.LZ4HC)):
+        assert convert.block_type_of(level) is block_type  # type: ignore[arg-type]
+    conversion = conversion_of(tmp_path, make_header())
+    make_file(conversion, ORIGIN)
+    with OpenCubeFile.open(conversion.file(ORIGIN)) as file:
+        assert file.header.block_type is BlockType.LZ4HC
