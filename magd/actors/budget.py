@@ -20,6 +20,7 @@ import asyncio
 from collections import Counter
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from magd.errors import Busy, InvalidRequest, Reason
@@ -93,8 +94,9 @@ class MemoryBudget:
         self._on_pressure = on_pressure
         self._small_free = total_bytes // SMALL_SHARE
         self._small_limit: Final = self._small_free // SMALL_SHARE
-        self._largest: Final = total_bytes - self._small_free
-        self._free = self._largest
+        self.largest_bytes: Final = total_bytes - self._small_free
+        """What one request can get."""
+        self._free = self.largest_bytes
         self._held: Counter[str] = Counter()
         """By client; of those whose client is known."""
         self._queue: dict[_Request, None] = {}
@@ -115,11 +117,11 @@ class MemoryBudget:
         :raises InvalidRequest: more than any client can get
         :raises Busy: not granted in time, or too many wait already
         """
-        if size_bytes > self._largest:
+        if size_bytes > self.largest_bytes:
             raise InvalidRequest(
-                f"the request needs {size_bytes} bytes of memory, the budget has {self._largest} for one request",
+                f"the request needs {size_bytes} bytes of memory, the budget has {self.largest_bytes} for one request",
                 reason=Reason.BOX_TOO_LARGE,
-                metadata={"field": "box", "value": size_bytes, "limit": self._largest},
+                metadata={"field": "box", "value": size_bytes, "limit": self.largest_bytes},
             )
         request = _Request(size_bytes, CLIENT.get(), asyncio.get_running_loop().create_future())
         if not self._queue and self._fits(request):
@@ -180,25 +182,23 @@ class MemoryBudget:
         self._free -= request.size_bytes
         if request.client:
             self._held[request.client] += request.size_bytes
+        return Lease(partial(self._give_back, request.size_bytes, request.client), request.size_bytes)
 
-        def give_back() -> None:
-            self._free += request.size_bytes
-            if request.client:
-                self._held[request.client] -= request.size_bytes
-                if not self._held[request.client]:
-                    del self._held[request.client]
-            self._grant()
-
-        return Lease(give_back, request.size_bytes)
+    def _give_back(self, size_bytes: int, client: str) -> None:
+        self._free += size_bytes
+        if client:
+            self._held[client] -= size_bytes
+            if not self._held[client]:
+                del self._held[client]
+        self._grant()
 
     def _fits_among_small(self, request: _Request) -> bool:
         return request.size_bytes <= min(self._small_limit, self._small_free)
 
     def _take_among_small(self, request: _Request) -> Lease:
         self._small_free -= request.size_bytes
+        return Lease(partial(self._give_back_small, request.size_bytes), request.size_bytes)
 
-        def give_back() -> None:
-            self._small_free += request.size_bytes
-            self._grant()
-
-        return Lease(give_back, request.size_bytes)
+    def _give_back_small(self, size_bytes: int) -> None:
+        self._small_free += size_bytes
+        self._grant()

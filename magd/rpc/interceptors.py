@@ -22,7 +22,7 @@ import logging
 import secrets
 import time
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -166,57 +166,67 @@ class Calls(grpc.aio.ServerInterceptor):
             async with aclosing(aiter(raw)) as messages:
                 yield Requests(call, parser, messages)
 
-        async def one_response(raw: Any, context: Context) -> bytes:
-            async with self._around(method, context) as call, requests(call, raw) as request:
-                return call.pack(serializer, await behavior(request, context))
+        async def one_response(raw: Any, context: Context) -> Any:
+            async def work(call: Call) -> bytes:
+                async with requests(call, raw) as request:
+                    return call.pack(serializer, await behavior(request, context))
+
+            return await self._answered(method, context, work)
 
         async def many_responses(raw: Any, context: Context) -> None:
-            async with (
-                self._around(method, context) as call,
-                requests(call, raw) as request,
-                aclosing(behavior(request, context)) as responses,
-            ):
-                async for response in responses:
-                    await self._send(context, call.pack(serializer, response))
+            async def work(call: Call) -> None:
+                async with requests(call, raw) as request, aclosing(behavior(request, context)) as responses:
+                    async for response in responses:
+                        await self._send(context, call.pack(serializer, response))
+
+            await self._answered(method, context, work)
 
         # Without serializers gRPC hands bytes through, in both directions.
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         wrapped: grpc.RpcMethodHandler[Any, Any] = make(many_responses if handler.response_streaming else one_response)
         return wrapped
 
-    @asynccontextmanager
-    async def _around(self, method: str, context: Context) -> AsyncIterator[Call]:
+    async def _answered(self, method: str, context: Context, work: Callable[[Call], Awaitable[Any]]) -> Any:
+        """Do the work of a call, and see to it that the client is told how it ended.
+
+        What the work held must be free before the client is told, since that may take the client long, and is leased no
+        more: so this is no context manager, whose frames keep the traceback of an error while they wait.
+        """
         call = Call(method, context.peer())
         self._metrics.began(method)
         error: MagdError | None = None
+        """None if nobody is left to answer to."""
         try:
             self._refuse_if_draining()
             self._refuse_if_full()
             CLIENT.set(client_of(call.peer, context.invocation_metadata() or ()))
             async with call.scope:
                 with self._counted(call):
-                    yield call
+                    result = await work(call)
+                    self._record(call, grpc.StatusCode.OK)
+                    return result
         except asyncio.CancelledError:
-            if _was_cancelled_from_outside():
-                self._record(call, grpc.StatusCode.CANCELLED)
-                raise
-            _log.exception("what a call waited for was cancelled", id=call.id, method=method)
-            error = Unavailable(
-                "the work was stopped before its end; it is not known whether it took effect",
-                reason=Reason.OUTCOME_UNKNOWN,
-            )
-        except grpc.aio.InternalError as gone:
-            # gRPC cannot send any more: the client has gone, and nobody is left to answer to.
-            self._record(call, grpc.StatusCode.CANCELLED)
-            raise asyncio.CancelledError from gone
+            if not _was_cancelled_from_outside():
+                _log.exception("what a call waited for was cancelled", id=call.id, method=method)
+                error = Unavailable(
+                    "the work was stopped before its end; it is not known whether it took effect",
+                    reason=Reason.OUTCOME_UNKNOWN,
+                )
+        except grpc.aio.InternalError:
+            pass  # gRPC cannot send any more: the client has gone
         except MagdError as raised:
+            raised.__traceback__ = raised.__context__ = raised.__cause__ = None
             error = raised
         except Exception as raised:  # noqa: BLE001  # here is where bugs end, so that nothing of them travels
             error = _shutting_down() if call.scope.expired() else _bug(call, raised)
 
         if error is None:
-            self._record(call, grpc.StatusCode.OK)
-            return
+            self._record(call, grpc.StatusCode.CANCELLED)
+            raise asyncio.CancelledError
+        return await self._tell(call, context, error)
+
+    async def _tell(self, call: Call, context: Context, error: MagdError) -> NoReturn:
+        """End a call with an error: raises what gRPC wants to have raised."""
         if isinstance(error, InternalError):
             error = InternalError(
                 error.message, reason=error.reason, metadata={**error.metadata, "request_id": call.id}
@@ -226,10 +236,11 @@ class Calls(grpc.aio.ServerInterceptor):
         status = status_of(error)
         try:
             # Behind a message that the client does not take, this waits for the client, or for the end of its
-            # connection or of the server. All that the call held is given back already.
+            # connection or of the server.
             await context.abort(code, status.message, ((STATUS_KEY, status.SerializeToString()),))
         except grpc.aio.InternalError as gone:
             raise asyncio.CancelledError from gone
+        raise AssertionError("an abort raises")
 
     def _refuse_if_draining(self) -> None:
         if self._draining:

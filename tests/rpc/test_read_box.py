@@ -127,8 +127,8 @@ async def test_a_mag_that_does_not_exist_is_not_found() -> None:
 
 async def test_a_read_waits_for_memory_and_is_then_told_to_come_back() -> None:
     async with fake_server(budget_bytes=1000, patience=0.05) as (storage, channel):
-        with await storage.budget.lease(1000):
-            failure = await failure_of(read(channel, box=box_message((0, 0, 0), (1, 1, 1))))
+        with await storage.budget.lease(storage.budget.largest_bytes):
+            failure = await failure_of(read(channel, box=box_message((0, 0, 0), (4, 4, 4))))
         assert (failure.code, failure.retry_seconds) == (grpc.StatusCode.RESOURCE_EXHAUSTED, 1.0)
         storage.fail = Busy("full", retry_after=7)
         failure = await failure_of(read(channel, box=box_message((0, 0, 0), (1, 1, 1))))

@@ -345,7 +345,7 @@ async def test_the_data_of_a_refused_write_is_not_read(error: MagdError, code: g
 
 async def test_a_write_waits_for_memory_and_is_then_told_to_come_back() -> None:
     async with fake_server(budget_bytes=1000, patience=0.05) as (storage, channel):
-        with await storage.budget.lease(1000):
+        with await storage.budget.lease(storage.budget.largest_bytes):
             failure = await write_failure(channel, [header(data=bytes(64))])
         assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.BUSY)
         assert failure.retry_seconds == 1.0
@@ -374,7 +374,7 @@ async def test_a_client_that_vanishes_before_its_header_leaves_nothing() -> None
 
 async def test_a_client_that_vanishes_while_it_waits_for_memory_leaves_nothing() -> None:
     async with fake_server(budget_bytes=1000) as (storage, channel):
-        with await storage.budget.lease(1000):
+        with await storage.budget.lease(storage.budget.largest_bytes):
             call = volume_stub(channel).WriteBox()
             await call.write(header())
             await until(lambda: storage.budget.waiting == 1)
