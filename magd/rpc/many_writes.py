@@ -26,7 +26,7 @@ from magd.errors import MagdError, Reason, Unavailable
 from magd.framing import WriteBoxesFrame, WriteFrame
 from magd.rpc import to_proto
 from magd.rpc.admission import Pace
-from magd.rpc.box_headers import WriteHeader
+from magd.rpc.box_headers import WriteHeader, refuse_order_and_encoding
 from magd.rpc.errors import box_error
 from magd.rpc.flight import Flight, Incoming
 from magd.rpc.from_proto import invalid
@@ -128,7 +128,9 @@ class _Writes:
         self._refused = None
         await self._flight.enter()
         try:
-            header = WriteHeader.of(frame.header or volume_pb2.WriteBoxRequest())
+            request = frame.header or volume_pb2.WriteBoxRequest()
+            refuse_order_and_encoding(request)
+            header = WriteHeader.of(request)
             storage = self._storage
             cost = await storage.check_write(header.name, header.box, header.voxels, header.bounds, header.mask)
             lease = await storage.budget.lease(cost)

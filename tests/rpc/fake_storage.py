@@ -69,10 +69,13 @@ class FakeStorage:
         return voxels.nbytes(box)
 
     async def write(self, name: MagName, command: WriteCommand, lease: Lease) -> Acknowledgement:
+        return await asyncio.shield(await self.begin_write(name, command, lease))
+
+    async def begin_write(self, name: MagName, command: WriteCommand, lease: Lease) -> asyncio.Future[Acknowledgement]:
         task = asyncio.get_running_loop().create_task(self._write(command))
         self.work.append(task)
         lease.keep_until(task)
-        return await asyncio.shield(task)
+        return task
 
     async def _write(self, command: WriteCommand) -> Acknowledgement:
         await self._pass_gate()
@@ -96,6 +99,11 @@ class FakeStorage:
         offset, end = box.offset, box.end
         data = self.data[:, offset.x : end.x, offset.y : end.y, offset.z : end.z].copy(order="F")
         return ReadResult(box, data, self.revision)
+
+    async def begin_read(self, name: MagName, box: Box, lease: Lease) -> asyncio.Future[ReadResult]:
+        task = asyncio.get_running_loop().create_task(self.read(name, box, lease))
+        lease.keep_until(task)
+        return task
 
     def status(self) -> Status:
         return Status(
