@@ -206,6 +206,9 @@ def from_os_error(error: OSError, file: str) -> MagdError:
     metadata = {"file": file, "errno": errno.errorcode.get(error.errno or 0, "unknown")}
     if error.errno in _NO_SPACE:
         return DiskFull(text, metadata=metadata)
+    if error.errno in _NO_DESCRIPTORS:
+        # The file is as it was: it is the daemon that has too much open at the moment.
+        return Busy(f"{text}: the daemon has no file descriptors left", metadata=metadata, retry_after=1.0)
     if error.errno == errno.EROFS:
         return NotAllowed(text, reason=Reason.READ_ONLY, metadata=metadata)
     return DataLoss(text, reason=Reason.IO_ERROR, metadata=metadata)
@@ -223,3 +226,4 @@ def os_errors_of(file: str) -> Iterator[None]:
 
 
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})

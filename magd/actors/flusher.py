@@ -3,8 +3,8 @@
 1. A commit wakes it. In a raw mag it begins at once. In a compressed one each cube file that is touched has to be
    rewritten, so it waits until the oldest entry has a certain age, that many writes share a rewrite; or until there is
    much to do, memory is short, or somebody asks.
-2. It applies the entries that are there, in order, in a thread. Reads go on: they paint the entries over whatever the
-   files hold meanwhile.
+2. It applies the entries that are there, all in one go, in a thread: each cube file is written once, however many of
+   them touch it. Reads go on: they paint the entries over whatever the files hold meanwhile.
 3. It drops the entries that are in the files now; their memory is given back.
 4. An entry that cannot be applied (a damaged cube file, a full disk) stays, and with it later ones that overlap it:
    they are committed, and reads see them. The others go on. It tries again after a while; until it succeeds, the mag
@@ -133,19 +133,5 @@ class Flusher:
             pass
 
     def _apply(self, entries: Sequence[Entry]) -> tuple[list[Entry], MagdError | None]:
-        files = self._files()
-        applied: list[Entry] = []
-        left: list[Entry] = []
-        first_error: MagdError | None = None
-        for entry in entries:
-            if any(entry.box.intersects(earlier.box) for earlier in left):
-                left.append(entry)
-                continue
-            try:
-                files.write(entry.box, entry.data)
-            except MagdError as error:
-                left.append(entry)
-                first_error = first_error or error
-            else:
-                applied.append(entry)
-        return applied, first_error
+        written = self._files().write_many([(entry.box, entry.data) for entry in entries])
+        return [entry for entry, done in zip(entries, written.in_files, strict=True) if done], written.error

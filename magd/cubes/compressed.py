@@ -6,13 +6,13 @@ without a frame.
 
 A compressed cube file cannot be patched in place: blocks have no room to grow. To change some of its blocks,
 a new one is written, in which only these are compressed again; the bytes of all others are copied as they
-are. `rewrite`:
+are. So one rewrite takes the voxels of as many boxes as there are. `rewrite`:
 
-1. Read the jump table of the old file, and refuse it if it is not sound. Where there is no old file, the
+1. Take the jump table of the old file, and refuse it if it is not sound. Where there is no old file, the
    other blocks are zero.
 2. Go through the blocks in Morton order. Runs of unchanged ones are copied inside the kernel, so that their
-   bytes never enter this process. Each changed one is decoded first if the box covers only a part of it,
-   takes the voxels of the box, and is encoded and appended.
+   bytes never enter this process. Each changed one is decoded first if no box covers it, takes the voxels of
+   the boxes in their order, and is encoded and appended. Several threads decode and encode.
 3. Now the lengths are known: write the jump table, and the header last. A file that was not finished has
    none.
 
@@ -21,32 +21,44 @@ What is written has a temporary name; to sync it and to rename it over the old o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from itertools import pairwise
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
 from magd.cubes.block_copy import BlockCopy, runs
-from magd.cubes.encode import BlockEncoder, decode, largest_encoded
+from magd.cubes.encode import BlockEncoder, decode, default_level, largest_encoded
 from magd.cubes.exact_io import copy_range, read_exactly, write_all
 from magd.cubes.header import HEADER_BYTES, Header, damaged
+from magd.cubes.parallel import for_each, map_all
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from magd.cubes.cube_file import OpenCubeFile
+    from magd.cubes.handles import Handle
     from magd.cubes.layout import IntArray
 
 RUN_BYTES: Final = 1 << 19
 """What is collected before it is written, and about what one system call reads."""
+BATCH_BYTES: Final = 4 << 20
+"""What is encoded at a time, by several threads, before it is written."""
+
+Touched: TypeAlias = tuple[int, list[tuple[BlockCopy, int]]]
+"""A block, and what lies over it: boxes, and the position of the block in each."""
 
 
 class JumpTable:
     """Where a stretch of blocks of a compressed cube file lies.
 
-    :raises DataLoss: the table cannot be right: not ascending, beyond the end of the file, a block too long
-        or empty
+    :param first, last: the blocks from `first` up to, without, `last`; default: all
+    :param strict: refuse a table with an entry that cannot be right; else `check` does, for the blocks that are needed
+    :raises DataLoss: the table cannot be read, or (`strict`) cannot be right: not ascending, beyond the end of the
+        file, a block too long or empty
     """
 
-    def __init__(self, file: OpenCubeFile, first: int = 0, last: int | None = None) -> None:
-        """Read the entries of the blocks from `first` up to, without, `last`; default: all."""
+    def __init__(self, file: OpenCubeFile, first: int = 0, last: int | None = None, *, strict: bool = True) -> None:
         header = file.header
         if last is None:
             last = header.blocks_per_file
@@ -55,26 +67,42 @@ class JumpTable:
         data = read_exactly(file.fd, 8 * (last - skipped), HEADER_BYTES + 8 * skipped, file.path)
         ends = np.frombuffer(data, dtype="<u8")
         # A position beyond int64 becomes negative, and so is not ascending.
+        self._file: Final = file
         self._first: Final = first
         self._borders: Final[IntArray] = np.empty(last - first + 1, dtype=np.int64)
         self._borders[0] = header.data_offset if first == 0 else ends[0].astype(np.int64)
         self._borders[1:] = ends[first - skipped :].astype(np.int64)
 
         lengths = np.diff(self._borders)
-        bad = np.flatnonzero((lengths <= 0) | (lengths > largest_encoded(header.block_bytes)))
+        self._bad: Final[IntArray] = np.flatnonzero(
+            (lengths <= 0)
+            | (lengths > largest_encoded(header.block_bytes))
+            | (self._borders[:-1] < header.data_offset)
+            | (self._borders[1:] > file.size_bytes)
+        )
+        if strict:
+            self.check(first, last)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return self._borders.nbytes
+
+    def check(self, first: int, last: int) -> None:
+        """Make sure that the blocks from `first` up to, without, `last` can be where they are said to be.
+
+        :raises DataLoss: they cannot
+        """
+        if not len(self._bad):
+            return
+        bad = self._bad[(self._bad >= first - self._first) & (self._bad < last - self._first)]
         if len(bad):
             at = int(bad[0])
             raise damaged(
-                file.path,
-                f"its jump table says that block {first + at} lies from byte {self._borders[at]} to "
-                f"byte {self._borders[at + 1]}",
-            )
-        if self._borders[0] < header.data_offset or self._borders[-1] > file.size_bytes:
-            raise damaged(
-                file.path,
-                f"its jump table puts blocks {first} to {last - 1} at bytes "
-                f"{self._borders[0]} to {self._borders[-1]}; "
-                f"the first starts at {header.data_offset}, the file ends at {file.size_bytes}",
+                self._file.path,
+                f"its jump table says that block {self._first + at} lies from byte {self._borders[at]} to "
+                f"byte {self._borders[at + 1]}; the first starts at {self._file.header.data_offset}, "
+                f"the file ends at {self._file.size_bytes}",
             )
 
     def start(self, index: int) -> int:
@@ -85,24 +113,34 @@ class JumpTable:
         """Where a block ends."""
         return int(self._borders[index - self._first + 1])
 
+    def borders(self, first: int, last: int) -> list[int]:
+        """Where the blocks from `first` up to, without, `last` start, and where the last one ends."""
+        borders: list[int] = self._borders[first - self._first : last - self._first + 1].tolist()
+        return borders
+
     def lengths(self, first: int, last: int) -> IntArray:
         """The bytes of the blocks from `first` up to, without, `last`."""
         lengths: IntArray = np.diff(self._borders[first - self._first : last - self._first + 1])
         return lengths
 
 
-def read_blocks(file: OpenCubeFile, copy: BlockCopy) -> None:
+def read_blocks(handle: Handle, copy: BlockCopy) -> None:
     """Fill the box of `copy` from a compressed cube file. Only blocks that the box touches are read and
-    decoded.
+    decoded, by several threads if there are many.
 
     :raises DataLoss: the file cannot be read, or its jump table or one of these blocks is damaged
     """
-    table = JumpTable(file, int(copy.index[0]), int(copy.index[-1]) + 1)
-    most = max(1, RUN_BYTES // file.header.block_bytes)
-    for first, last in runs(copy.index, most):
+    file = handle.file
+    table = handle.table(int(copy.index[0]), int(copy.index[-1]) + 1)
+
+    def read(run: tuple[int, int]) -> None:
+        first, last = run
         index = int(copy.index[first])
         for position, block in enumerate(read_run(file, table, index, index + last - first), start=first):
             copy.to_box(position, copy.as_blocks(block))
+
+    most = max(1, RUN_BYTES // file.header.block_bytes)
+    for_each(read, runs(copy.index, most), worth=len(copy) * file.header.block_bytes)
 
 
 def read_run(file: OpenCubeFile, table: JumpTable, first: int, last: int) -> list[bytes]:
@@ -111,16 +149,12 @@ def read_run(file: OpenCubeFile, table: JumpTable, first: int, last: int) -> lis
     :param first, last: the blocks from `first` up to, without, `last`
     :raises DataLoss: they cannot be read, or one is damaged
     """
-    start = table.start(first)
-    encoded = memoryview(read_exactly(file.fd, table.end(last - 1) - start, start, file.path))
+    borders = table.borders(first, last)
+    start, block_bytes = borders[0], file.header.block_bytes
+    encoded = memoryview(read_exactly(file.fd, borders[-1] - start, start, file.path))
     return [
-        decode(
-            encoded[table.start(index) - start : table.end(index) - start],
-            file.header.block_bytes,
-            index,
-            file.path,
-        )
-        for index in range(first, last)
+        decode(encoded[begin - start : end - start], block_bytes, index, file.path)
+        for index, (begin, end) in enumerate(pairwise(borders), start=first)
     ]
 
 
@@ -188,45 +222,81 @@ class CompressedFileWriter:
 
 
 def rewrite(
-    old: OpenCubeFile | None,
+    old: Handle | None,
     target: int,
     header: Header,
-    copy: BlockCopy,
-    encoder: BlockEncoder,
+    copies: Sequence[BlockCopy],
     *,
     target_file: str,
 ) -> int:
-    """Write a compressed cube file that has the voxels of a box, and else those of an old one.
+    """Write a compressed cube file that has the voxels of some boxes, and else those of an old one.
 
     :param old: a compressed cube file; None: all other voxels are zero
     :param target: an empty file, open for writing
     :param header: of the mag
+    :param copies: the boxes; later ones lie over earlier ones
     :return: the length of the new file in bytes
     :raises DataLoss: the old file is damaged, or one of the files cannot be read or written
     :raises DiskFull: there is no space for the new one
     """
-    table = JumpTable(old) if old is not None else None
+    table = old.table(0, header.blocks_per_file) if old is not None else None
     writer = CompressedFileWriter(target, header, target_file)
+    # One for each thread that encodes, as many as there come to be.
+    encoders = [BlockEncoder(default_level(header.block_type), header.block_bytes)]
+    zeros = encoders[0].encode_zeros(1)
 
     def keep(first: int, last: int) -> None:
         if first == last:
             return
         if old is not None and table is not None:
-            writer.copy(old, table, first, last)
+            writer.copy(old.file, table, first, last)
         else:
-            writer.append(encoder.encode_zeros(last - first), last - first)
+            writer.append(zeros, last - first)
 
-    block = copy.buffer(1)
-    done = 0
-    for position, index in enumerate(copy.index.tolist()):
-        keep(done, index)
-        if not copy.is_whole[position]:
+    def changed(touched: Touched) -> bytes:
+        index, layers = touched
+        block = copies[0].buffer(1)
+        if not layers[0][0].is_whole[layers[0][1]]:
             if old is not None and table is not None:
-                block[...] = copy.as_blocks(read_run(old, table, index, index + 1)[0])
+                block[...] = copies[0].as_blocks(read_run(old.file, table, index, index + 1)[0])
             else:
                 block[...] = 0
-        copy.from_box(position, block)
-        writer.append(encoder.encode(block.reshape(-1)))
-        done = index + 1
+        for copy, position in layers:
+            copy.from_box(position, block)
+        try:
+            encoder = encoders.pop()
+        except IndexError:
+            encoder = BlockEncoder(default_level(header.block_type), header.block_bytes)
+        encoded = encoder.encode(block.reshape(-1))
+        encoders.append(encoder)
+        return encoded
+
+    done = 0
+    blocks = touched_blocks(copies)
+    at_once = max(1, BATCH_BYTES // header.block_bytes)
+    for start in range(0, len(blocks), at_once):
+        batch = blocks[start : start + at_once]
+        encoded = map_all(changed, batch, worth=len(batch) * header.block_bytes)
+        for (index, _), new in zip(batch, encoded, strict=True):
+            keep(done, index)
+            writer.append(new)
+            done = index + 1
     keep(done, header.blocks_per_file)
     return writer.finish()
+
+
+def touched_blocks(copies: Sequence[BlockCopy]) -> list[Touched]:
+    """The blocks that some boxes touch in one cube file, in Morton order.
+
+    :param copies: later ones lie over earlier ones
+    :return: for each block, which copies touch it and at which of their positions, in their order. What lies wholly
+        below a later one is left out
+    """
+    layers: dict[int, list[tuple[BlockCopy, int]]] = {}
+    for copy in copies:
+        for position, index in enumerate(copy.index.tolist()):
+            if copy.is_whole[position]:
+                layers[index] = [(copy, position)]
+            else:
+                layers.setdefault(index, []).append((copy, position))
+    return sorted(layers.items(), key=itemgetter(0))

@@ -69,6 +69,13 @@ class OpenCubeFile:
         """The length of the file."""
         return self.status.st_size
 
+    def has_its_header(self) -> bool:
+        """Whether the file still starts with the header that was read when it was opened.
+
+        :raises DataLoss: it cannot be read, or is too short by now
+        """
+        return read_exactly(self.fd, HEADER_BYTES, 0, self.path) == self.header.to_bytes()
+
     def close(self) -> None:
         """Close the descriptor. Once only."""
         os.close(self.fd)

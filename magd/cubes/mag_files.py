@@ -1,9 +1,8 @@
 """The narrow interface through which everything above reaches the cube files of a mag.
 
-Reading a box: each cube file under it is opened, its header is checked, and the blocks under the box are
-copied. Only a cube file that does not exist (and a hole in a raw one) reads as zeros; whatever else goes
-wrong is an error that names the file. Each file is read by its own header, also in a mag that mixes raw and
-compressed files.
+Reading a box: each cube file under it is looked up (handles.py), and the blocks under the box are copied. Only a
+cube file that does not exist (and a hole in a raw one) reads as zeros; whatever else goes wrong is an error that
+names the file. Each file is read by its own header, also in a mag that mixes raw and compressed files.
 
 Writing a box:
 
@@ -17,12 +16,27 @@ Writing a box:
    they are renamed to their places, so that a block that turns out to be damaged, or a full disk, leaves
    everything as it was.
 4. What is not on the disk yet is noted for `sync`.
+
+Writing many boxes (`write_many`), cube file after cube file:
+
+1. All parts of the boxes in a cube file are laid into it in their order: a compressed one is rewritten once, however
+   many there are.
+2. A cube file that cannot be written does not keep the others from it. A box is in the files when all of its cube
+   files are written.
+3. A box that is not in the files will be applied again, or laid over what is read. So a later one that overlaps it
+   counts as not in the files either, also where its own cube files were written: else older voxels would come to lie
+   over newer ones.
+
+Files that another program changed: the first that is noticed stops the mag. All reads and writes fail from then on,
+since what is in memory or in the journal may belong to other files than those that are there now. To accept the
+files as they are is to open the mag anew.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Self
 
@@ -31,21 +45,22 @@ import numpy as np
 from magd.cubes import compressed, raw
 from magd.cubes.block_copy import BlockCopy, Rows, part_of, rows_of
 from magd.cubes.creation import make_mag_folder
-from magd.cubes.cube_file import OpenCubeFile, is_about_the_file
-from magd.cubes.encode import BlockEncoder, default_level
+from magd.cubes.cube_file import OpenCubeFile
 from magd.cubes.exact_io import sync_file
+from magd.cubes.handles import Handles
 from magd.cubes.header import HEADER_FILE, BlockType, Header, no_mag, read_header_from
 from magd.cubes.layout import box_of_cube_file, cube_file_path, split_by_cube_file
 from magd.cubes.listing import list_cube_files
 from magd.cubes.mag_folder import MagFolder
 from magd.cubes.unsynced import Unsynced
-from magd.errors import DataLoss, InvalidRequest, NotAllowed, Reason
+from magd.errors import DataLoss, InvalidRequest, MagdError, NotAllowed, Reason
 from magd.geometry import Box, Vec3
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
 
+    from magd.cubes.handles import Handle
     from magd.voxels import VoxelArray
 
 
@@ -68,6 +83,18 @@ class CubeFile:
     block_type: BlockType | None
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenBoxes:
+    """What became of boxes that were written together.
+
+    :ivar in_files: for each, whether it is wholly in the cube files, and may be forgotten
+    :ivar error: why the first one that is not could not be written; None if all are
+    """
+
+    in_files: tuple[bool, ...]
+    error: MagdError | None
+
+
 class MagFiles:
     """The cube files of one mag. Make one with `create` or `open`.
 
@@ -80,6 +107,8 @@ class MagFiles:
         self.header: Final = header
         self.read_only: Final = read_only
         self._folder: Final = folder
+        self._handles: Final = Handles(folder, header, is_owner=not read_only)
+        self._changed: DataLoss | None = None
         self._unsynced: Final = Unsynced(folder)
         # Two writes to one raw cube file that does not exist yet must not both make it.
         self._making: Final = threading.Lock()
@@ -139,6 +168,12 @@ class MagFiles:
         return self.header.cube_len if self.header.block_type.is_compressed else self.header.block_len
 
     @property
+    def changed(self) -> DataLoss | None:
+        """What was noticed of another program that changed the files; no read and no write succeeds then. Of a mag that
+        is open for reading only, others may change the files."""
+        return self._changed
+
+    @property
     def unsynced_bytes(self) -> int:
         """Bytes written since they were last brought to the disk by `sync`."""
         return self._unsynced.size_bytes
@@ -149,22 +184,24 @@ class MagFiles:
         :param box: in voxels of the mag
         :return: shape (c, x, y, z), Fortran order; zeros where nothing was written
         :raises InvalidRequest: INVALID_BOX
-        :raises DataLoss: a cube file under the box is damaged or cannot be read
+        :raises DataLoss: a cube file under the box is damaged or cannot be read; CHANGED_ON_DISK: another program
+            changed one, of this box or any
         :raises NotAllowed: OUTSIDE_ROOT: there is a symbolic link on the way to a cube file
+        :raises Busy: there are no descriptors left
         """
         _check_box(box)
         data = self.header.voxels.zeros(box.size)
         rows = rows_of(data)
         for index, part in split_by_cube_file(box, self.header.cube_len):
-            file = self._open_cube_file(index, os.O_RDONLY)
-            if file is None:
+            handle = self._find(index)
+            if handle is None:
                 continue
-            with file:
+            with handle:
                 copy = self._block_copy(index, part, box, rows)
-                if file.header.block_type.is_compressed:
-                    compressed.read_blocks(file, copy)
+                if handle.file.header.block_type.is_compressed:
+                    compressed.read_blocks(handle, copy)
                 else:
-                    raw.read_blocks(file, copy)
+                    raw.read_blocks(handle.file, copy)
         return data
 
     def check_write(self, box: Box) -> None:
@@ -176,10 +213,10 @@ class MagFiles:
         if self.read_only:
             raise NotAllowed(f"{self.folder} is open for reading only", metadata={"file": self.folder})
         for index, _ in split_by_cube_file(box, self.header.cube_len):
-            file = self._open_cube_file(index, os.O_RDWR)
-            if file is not None:
-                with file:
-                    self._check_block_type(file)
+            handle = self._find(index, writable=True)
+            if handle is not None:
+                with handle:
+                    self._check_block_type(handle.file)
 
     def write(self, box: Box, data: VoxelArray) -> None:
         """Write a box.
@@ -198,13 +235,49 @@ class MagFiles:
         _check_box(box)
         self._check_data(box, data)
         rows = rows_of(np.asfortranarray(data))
-        parts = list(split_by_cube_file(box, self.header.cube_len))
         self.check_write(box)
-        copies = ((index, self._block_copy(index, part, box, rows)) for index, part in parts)
+        parts = split_by_cube_file(box, self.header.cube_len)
+        copies = ((index, [self._block_copy(index, part, box, rows)]) for index, part in parts)
         if self.header.block_type.is_compressed:
             self._write_compressed(copies)
         else:
-            self._write_raw(copies)
+            for index, copy in copies:
+                self._write_raw(index, copy)
+
+    def write_many(self, writes: Sequence[tuple[Box, VoxelArray]]) -> WrittenBoxes:
+        """Write boxes that may overlap: later ones lie over earlier ones.
+
+        :param writes: as of `write`
+        :return: which of them are wholly in the files, and why the others are not
+        :raises InvalidRequest, NotAllowed: one cannot be written at all, or the mag is open for reading only; nothing
+            was changed
+
+        Each cube file is written once; the others are written where one fails. Of a box that is not in the files,
+        any part may be: it is to be written again, together with all that are not, in the same order.
+        """
+        if self.read_only:
+            raise NotAllowed(f"{self.folder} is open for reading only", metadata={"file": self.folder})
+        by_cube_file: dict[Vec3, list[tuple[int, Box]]] = {}
+        for number, (box, data) in enumerate(writes):
+            _check_box(box)
+            self._check_data(box, data)
+            for index, part in split_by_cube_file(box, self.header.cube_len):
+                by_cube_file.setdefault(index, []).append((number, part))
+        rows = [rows_of(np.asfortranarray(data)) for _, data in writes]
+        failed: set[int] = set()
+        first_error: MagdError | None = None
+        for index in sorted(by_cube_file, key=lambda index: (index.z, index.y, index.x)):
+            parts = by_cube_file[index]
+            copies = [self._block_copy(index, part, writes[number][0], rows[number]) for number, part in parts]
+            try:
+                if self.header.block_type.is_compressed:
+                    self._write_compressed([(index, copies)])
+                else:
+                    self._write_raw(index, copies)
+            except MagdError as error:
+                first_error = first_error or error
+                failed.update(number for number, _ in parts)
+        return WrittenBoxes(_all_in_files([box for box, _ in writes], failed), first_error)
 
     def sync(self) -> None:
         """Bring what was written before this call to the disk: blocks, and the names of new files and folders.
@@ -246,6 +319,7 @@ class MagFiles:
     def close(self) -> None:
         """Let go of all descriptors, without a sync. No other call may be under way."""
         self._unsynced.close()
+        self._handles.close()
         self._folder.close()
 
     def __enter__(self) -> Self:
@@ -256,23 +330,29 @@ class MagFiles:
     ) -> None:
         self.close()
 
-    def _open_cube_file(self, index: Vec3, flags: int) -> OpenCubeFile | None:
-        """Open a cube file and check its header. None if it does not exist."""
-        path = cube_file_path(index)
+    def _find(self, index: Vec3, *, writable: bool = False) -> Handle | None:
+        """Look up a cube file. None if it does not exist. No file is given out once one was changed by others."""
+        self._require_unchanged()
         try:
-            fd = self._folder.open_file(path, flags)
-        except FileNotFoundError:
-            return None
-        return OpenCubeFile.of(fd, self._folder.full(path), self.header)
+            return self._handles.find(index, writable=writable)
+        except DataLoss as error:
+            self._note_change(error)
+            raise
+
+    def _require_unchanged(self) -> None:
+        if self._changed is not None:
+            raise DataLoss(self._changed.message, reason=self._changed.reason, metadata=self._changed.metadata)
+
+    def _note_change(self, error: DataLoss) -> None:
+        if error.reason is Reason.CHANGED_ON_DISK and not self.read_only and self._changed is None:
+            self._changed = error
 
     def _block_type_of(self, path: str) -> BlockType | None:
         """The block type of a cube file's own header; None if it is damaged."""
         try:
             with OpenCubeFile.of(self._folder.open_file(path), self._folder.full(path)) as file:
                 return file.header.block_type
-        except (DataLoss, NotAllowed) as error:
-            if not is_about_the_file(error):
-                raise
+        except (DataLoss, NotAllowed):
             return None
 
     def _check_block_type(self, file: OpenCubeFile) -> None:
@@ -288,90 +368,94 @@ class MagFiles:
         in_file = Box(part.offset - index * self.header.cube_len, part.size)
         return BlockCopy(self.header, in_file, part_of(rows, box, part, self.header.voxels.bytes_per_voxel))
 
-    def _write_raw(self, copies: Iterator[tuple[Vec3, BlockCopy]]) -> None:
-        for index, copy in copies:
-            self._unsynced.make_room()
-            file = self._open_cube_file(index, os.O_RDWR)
-            is_new = file is None
-            if file is None:
-                file = self._make_raw_file(index)
+    def _write_raw(self, index: Vec3, copies: Sequence[BlockCopy]) -> None:
+        """Write boxes into one raw cube file."""
+        self._unsynced.make_room()
+        handle = self._find(index, writable=True)
+        is_new = handle is None
+        with handle or self._make_raw_file(index) as handle:
+            self._check_block_type(handle.file)
             try:
-                self._check_block_type(file)
-            except BaseException:
-                file.close()
-                raise
-            try:
-                raw.write_blocks(file, copy)
+                for copy in copies:
+                    raw.write_blocks(handle.file, copy)
             finally:
                 # Also after an error: what was written must be heard of when it cannot be synced.
-                self._unsynced.add_file(file, len(copy) * self.header.block_bytes)
-                self._unsynced.add_folder(os.path.dirname(cube_file_path(index)), has_new_entry=is_new)
+                self._unsynced.add_file(handle, sum(map(len, copies)) * self.header.block_bytes)
+                self._unsynced.add_folder(os.path.dirname(handle.relative), has_new_entry=is_new)
 
-    def _make_raw_file(self, index: Vec3) -> OpenCubeFile:
+    def _make_raw_file(self, index: Vec3) -> Handle:
         path = cube_file_path(index)
         with self._making:
-            file = self._open_cube_file(index, os.O_RDWR)
-            if file is not None:
-                return file
+            handle = self._find(index, writable=True)
+            if handle is not None:
+                return handle
             temporary, fd = self._folder.make_temporary()
             try:
                 try:
                     raw.write_empty_file(fd, self.header, self._folder.full(temporary))
                     sync_file(fd, self._folder.full(temporary))
+                    status = os.fstat(fd)
                 finally:
                     os.close(fd)
-                self._folder.make_folders(os.path.dirname(path))
-                self._folder.rename(temporary, path)
+                self._put_in_place(temporary, index, status)
             except BaseException:
                 self._folder.remove_temporary(temporary)
                 raise
-            file = self._open_cube_file(index, os.O_RDWR)
-        if file is None:
+            handle = self._find(index, writable=True)
+        if handle is None:
             full = self._folder.full(path)
             raise DataLoss(f"{full} vanished", reason=Reason.CHANGED_ON_DISK, metadata={"file": full})
-        return file
+        return handle
 
-    def _write_compressed(self, copies: Iterator[tuple[Vec3, BlockCopy]]) -> None:
-        encoder = BlockEncoder(default_level(self.header.block_type), self.header.block_bytes)
-        finished: list[tuple[str, Vec3, int]] = []
+    def _put_in_place(self, temporary: str, index: Vec3, status: os.stat_result) -> None:
+        """Give a new cube file its name."""
+        path = cube_file_path(index)
+        self._folder.make_folders(os.path.dirname(path))
         try:
-            for index, copy in copies:
-                finished.append(self._rewrite(index, copy, encoder))
-            for temporary, index, size_bytes in finished:
-                path = cube_file_path(index)
-                self._folder.make_folders(os.path.dirname(path))
+            with self._handles.replacing(index):
                 self._folder.rename(temporary, path)
-                self._unsynced.add_folder(os.path.dirname(path), has_new_entry=True, size_bytes=size_bytes)
+                self._handles.replaced(index, status)
+        except DataLoss as error:
+            self._note_change(error)
+            raise
+
+    def _write_compressed(self, copies: Iterable[tuple[Vec3, Sequence[BlockCopy]]]) -> None:
+        """Write boxes into compressed cube files, all of them or none."""
+        finished: list[tuple[str, Vec3, os.stat_result]] = []
+        try:
+            for index, in_file in copies:
+                temporary, status = self._rewrite(index, in_file)
+                finished.append((temporary, index, status))
+            for temporary, index, status in finished:
+                self._put_in_place(temporary, index, status)
+                folder = os.path.dirname(cube_file_path(index))
+                self._unsynced.add_folder(folder, has_new_entry=True, size_bytes=status.st_size)
         except BaseException:
             for temporary, _, _ in finished:
                 self._folder.remove_temporary(temporary)
             raise
 
-    def _rewrite(self, index: Vec3, copy: BlockCopy, encoder: BlockEncoder) -> tuple[str, Vec3, int]:
+    def _rewrite(self, index: Vec3, copies: Sequence[BlockCopy]) -> tuple[str, os.stat_result]:
         """Write the successor of a cube file under a temporary name, and sync it.
 
-        :return: the temporary, the index of the cube file, and the length of the temporary in bytes
+        :return: the temporary, and its status
         """
-        old = self._open_cube_file(index, os.O_RDONLY)
-        try:
+        with self._find(index, writable=True) or nullcontext() as old:
             temporary, fd = self._folder.make_temporary()
             try:
                 full = self._folder.full(temporary)
                 try:
                     if old is not None:
-                        self._check_block_type(old)
-                        os.fchmod(fd, old.status.st_mode & 0o777)
-                    size_bytes = compressed.rewrite(old, fd, self.header, copy, encoder, target_file=full)
+                        self._check_block_type(old.file)
+                        os.fchmod(fd, old.file.status.st_mode & 0o777)
+                    compressed.rewrite(old, fd, self.header, copies, target_file=full)
                     sync_file(fd, full)
+                    return temporary, os.fstat(fd)
                 finally:
                     os.close(fd)
             except BaseException:
                 self._folder.remove_temporary(temporary)
                 raise
-        finally:
-            if old is not None:
-                old.close()
-        return temporary, index, size_bytes
 
     def _check_data(self, box: Box, data: VoxelArray) -> None:
         voxels = self.header.voxels
@@ -393,3 +477,17 @@ class MagFiles:
 def _check_box(box: Box) -> None:
     if problem := box.problem():
         raise InvalidRequest(problem, reason=Reason.INVALID_BOX, metadata={"field": "box", "value": box})
+
+
+def _all_in_files(boxes: Sequence[Box], failed: set[int]) -> tuple[bool, ...]:
+    """For each box, whether all of its cube files were written, and those of all earlier ones that it overlaps.
+
+    :param failed: which have a cube file that was not
+    """
+    in_files: list[bool] = []
+    left: list[Box] = []
+    for number, box in enumerate(boxes):
+        in_files.append(number not in failed and not any(box.intersects(earlier) for earlier in left))
+        if not in_files[-1]:
+            left.append(box)
+    return tuple(in_files)

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from magd.cubes.cube_file import OPEN_FLAGS
+from magd.cubes.descriptors import open_at
 from magd.errors import DataLoss, MagdError, NotAllowed, Reason, from_os_error
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class MagFolder:
     def __init__(self, path: str) -> None:
         self.path: Final = path
         try:
-            self._fd = os.open(path, _FOLDER_FLAGS)
+            self._fd = open_at(path, _FOLDER_FLAGS)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -89,6 +90,16 @@ class MagFolder:
                 raise
             except OSError as error:
                 raise from_os_error(error, self.full(relative)) from error
+
+    def look(self, relative: str) -> os.stat_result | None:
+        """The status of a file with one system call: enough to see whether it is one that is known.
+
+        :return: None if it cannot be reached, for whatever reason; to open it tells why. Links on the way are followed
+        """
+        try:
+            return os.stat(relative, dir_fd=self._fd, follow_symlinks=False)
+        except OSError:
+            return None
 
     def list(self, relative: str) -> list[str]:
         """The names in a folder, in no order.
@@ -237,7 +248,7 @@ class MagFolder:
 
     def _open(self, name: str, flags: int, parent: int, relative: str) -> int:
         try:
-            return os.open(name, flags, 0o666, dir_fd=parent)
+            return open_at(name, flags, parent)
         except FileNotFoundError:
             if os.fstat(self._fd).st_nlink == 0:
                 raise DataLoss(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from magd.cubes.block_copy import BlockBuffer, BlockCopy, runs
 from magd.cubes.exact_io import read_into, write_all
+from magd.cubes.parallel import for_each
 from magd.errors import from_os_error
 
 if TYPE_CHECKING:
@@ -27,33 +28,40 @@ RUN_BYTES: Final = 1 << 19
 
 
 def read_blocks(file: OpenCubeFile, copy: BlockCopy) -> None:
-    """Fill the box of `copy` from a raw cube file.
+    """Fill the box of `copy` from a raw cube file, by several threads if there is much to do.
 
     :raises DataLoss: the file cannot be read, or ends too early
     """
     per_run = blocks_per_run(file.header)
-    buffer = copy.buffer(min(per_run, len(copy)))
-    for start, end in runs(copy.index, per_run):
-        blocks = buffer[: end - start]
+
+    def read(run: tuple[int, int]) -> None:
+        start, end = run
+        blocks = copy.buffer(end - start)
         read_run(file, int(copy.index[start]), blocks)
         copy.to_box(start, blocks)
 
+    for_each(read, runs(copy.index, per_run), worth=len(copy) * file.header.block_bytes)
+
 
 def write_blocks(file: OpenCubeFile, copy: BlockCopy) -> None:
-    """Write the box of `copy` into a raw cube file that is open for reading and writing.
+    """Write the box of `copy` into a raw cube file that is open for reading and writing, by several threads if there
+    is much to do.
 
     :raises DataLoss: the file cannot be written, or ends too early
     :raises DiskFull: some of the box may have been written
     """
     per_run = blocks_per_run(file.header)
-    buffer = copy.buffer(min(per_run, len(copy)))
-    for start, end in runs(copy.index, per_run):
-        blocks = buffer[: end - start]
+
+    def write(run: tuple[int, int]) -> None:
+        start, end = run
+        blocks = copy.buffer(end - start)
         index = int(copy.index[start])
         if not all(copy.is_whole[start:end]):
             read_run(file, index, blocks)
         copy.from_box(start, blocks)
         write_all(file.fd, blocks.data, _offset(file.header, index), file.path)
+
+    for_each(write, runs(copy.index, per_run), worth=len(copy) * file.header.block_bytes)
 
 
 def read_run(file: OpenCubeFile, index: int, blocks: BlockBuffer) -> None:

@@ -2,7 +2,8 @@
 
 Linux tells a failed write-back once: to the descriptors that were open at that time. So one descriptor of
 each written file, the first, stays open until it was synced; it was open before everything later that was
-written to the file, and so hears of any failure. A sync that failed cannot be repeated (the kernel forgets
+written to the file, and so hears of any failure. It is one that others use too; as long as it is noted here, it
+is in use, and is not closed when descriptors are scarce. A sync that failed cannot be repeated (the kernel forgets
 the pages that it could not write), so the failure is remembered, and told by every later sync.
 """
 
@@ -16,7 +17,7 @@ from magd.cubes.exact_io import sync_file
 from magd.errors import DataLoss, MagdError, Reason
 
 if TYPE_CHECKING:
-    from magd.cubes.cube_file import OpenCubeFile
+    from magd.cubes.handles import Handle
     from magd.cubes.mag_folder import MagFolder
 
 MAX_OPEN: Final = 64
@@ -25,7 +26,7 @@ MAX_OPEN: Final = 64
 
 @dataclass(slots=True)
 class _Written:
-    file: OpenCubeFile
+    handle: Handle
     size_bytes: int
 
 
@@ -52,14 +53,15 @@ class Unsynced:
                 sum(written.size_bytes for written in self._files.values()) + self._folder_bytes + self._syncing_bytes
             )
 
-    def add_file(self, file: OpenCubeFile, size_bytes: int) -> None:
-        """Note bytes written to a file. The descriptor they were written with is taken over."""
-        key = (file.status.st_dev, file.status.st_ino)
+    def add_file(self, handle: Handle, size_bytes: int) -> None:
+        """Note bytes written to a file. The descriptor they were written with has one user more until it is synced."""
+        key = (handle.file.status.st_dev, handle.file.status.st_ino)
         with self._changing:
-            written = self._files.setdefault(key, _Written(file, 0))
+            written = self._files.get(key)
+            if written is None:
+                handle.share()
+                written = self._files[key] = _Written(handle, 0)
             written.size_bytes += size_bytes
-        if written.file is not file:
-            file.close()
 
     def add_folder(self, relative: str, *, has_new_entry: bool, size_bytes: int = 0) -> None:
         """Note a folder in which a file was written.
@@ -101,7 +103,7 @@ class Unsynced:
                 size_bytes = sum(written.size_bytes for written in files.values()) + self._folder_bytes
                 self._folder_bytes, self._syncing_bytes = 0, size_bytes
             # Each is synced, also after one has failed: the others are lost less likely.
-            failures = [error for written in files.values() if (error := _sync_file(written.file)) is not None]
+            failures = [error for written in files.values() if (error := _sync_file(written.handle)) is not None]
             failures += [error for name in sorted(folders) if (error := self._sync_folder(name)) is not None]
             with self._changing:
                 self._syncing_bytes = 0
@@ -119,7 +121,7 @@ class Unsynced:
         """Let go of the descriptors, without a sync."""
         with self._syncing, self._changing:
             for written in self._files.values():
-                written.file.close()
+                written.handle.release()
             self._files = {}
 
     def _sync_folder(self, relative: str) -> MagdError | None:
@@ -130,11 +132,11 @@ class Unsynced:
         return None
 
 
-def _sync_file(file: OpenCubeFile) -> MagdError | None:
+def _sync_file(handle: Handle) -> MagdError | None:
     try:
-        sync_file(file.fd, file.path)
+        sync_file(handle.file.fd, handle.file.path)
     except MagdError as error:
         return error
     finally:
-        file.close()
+        handle.release()
     return None

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from magd.cubes import handles
 from magd.cubes.compressed import JumpTable
 from magd.cubes.cube_file import OpenCubeFile
+from magd.cubes.handles import Handles
 from magd.cubes.header import HEADER_BYTES, BlockType
 from magd.cubes.layout import morton_index
 from magd.cubes.mag_files import MagFiles
+from magd.cubes.mag_folder import MagFolder
 from magd.geometry import Box, Vec3
 from tests.cubes.oracle import Model, make_header, some_voxels, wkw_read, wkw_write
 
@@ -122,6 +125,22 @@ def test_a_small_read_reads_only_what_it_needs(path: Path, tmp_path: Path, monke
     monkeypatch.setattr(os, "preadv", count)
     with MagFiles.open(str(tmp_path / "1"), read_only=True) as files:
         files.read(Box(Vec3(9, 9, 9), Vec3.full(3)))
-    index = index_of(1, 1, 1)
-    # Header; the end of the block before and that of the block; the block.
-    assert read == [HEADER_BYTES, 16, len(blocks[index])]
+        block_bytes = len(blocks[index_of(1, 1, 1)])
+        assert read == [HEADER_BYTES, 8 * len(blocks), block_bytes]
+        # Header and jump table are known now.
+        read.clear()
+        files.read(Box(Vec3(9, 9, 9), Vec3.full(3)))
+        assert read == [block_bytes]
+
+
+def test_of_a_large_jump_table_only_what_is_needed_is_read(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handles, "MAX_TABLE_BLOCKS", 1)
+    with MagFiles.open(str(tmp_path / "1"), read_only=True) as files:
+        handle = Handles(MagFolder(files.folder), files.header, is_owner=True).find(Vec3(0, 0, 0))
+        assert handle is not None
+        with handle:
+            table, whole = handle.table(5, 7), JumpTable(handle.file)
+            assert table.borders(5, 7) == whole.borders(5, 7)
+            assert handle.held_bytes == 0

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from magd.cubes.check import check_mag
 from magd.cubes.header import BlockType
 from magd.cubes.mag_files import MagFiles
-from magd.errors import DataLoss
+from magd.errors import Busy, DataLoss
 from magd.geometry import Box, Vec3
 from tests.cubes.oracle import make_header
 
@@ -154,6 +154,6 @@ def test_running_out_of_descriptors_is_not_taken_for_damage(tmp_path: Path, monk
 
         monkeypatch.setattr(os, "open", fail)
         for use in (lambda: list(files.cube_files()), lambda: list(check_mag(files.folder, deep=False))):
-            with pytest.raises(DataLoss) as caught:
+            with pytest.raises(Busy) as caught:
                 use()
             assert caught.value.metadata["errno"] == "EMFILE"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from magd.cubes.descriptors import POOL
 from magd.cubes.header import BlockType
 from magd.cubes.mag_files import MagFiles
 from magd.cubes.unsynced import MAX_OPEN
@@ -190,13 +191,16 @@ def test_bytes_of_a_write_that_failed_half_way_are_synced_too(
 
 
 def test_descriptors_that_wait_for_a_sync_are_bounded(raw: MagFiles, disk: Disk) -> None:
+    POOL.close_idle()
     before = len(os.listdir("/proc/self/fd"))
     for number in range(3 * MAX_OPEN):
         write_at(raw, number, 0, 0)
+        POOL.close_idle()
         assert len(os.listdir("/proc/self/fd")) <= before + MAX_OPEN
     raw.sync()
     synced = disk.take()
     assert {f"z0/y0/x{number}.wkw" for number in range(3 * MAX_OPEN)} <= set(synced)
+    POOL.close_idle()
     assert len(os.listdir("/proc/self/fd")) == before
 
 

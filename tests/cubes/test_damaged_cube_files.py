@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import struct
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,10 @@ import pytest
 from magd.cubes import raw
 from magd.cubes.compressed import JumpTable
 from magd.cubes.cube_file import OpenCubeFile
+from magd.cubes.descriptors import POOL
 from magd.cubes.header import HEADER_BYTES, BlockType
 from magd.cubes.mag_files import MagFiles
-from magd.errors import DataLoss, DiskFull, NotAllowed, Reason
+from magd.errors import Busy, DataLoss, DiskFull, NotAllowed, Reason
 from magd.geometry import Box
 from tests.cubes.oracle import make_header, some_voxels
 
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from magd.voxels import VoxelArray
 
 CUBE = Box.of((0, 0, 0), (16, 16, 16))
 BOTH = Box.of((0, 0, 0), (32, 16, 16))
@@ -34,23 +35,38 @@ TABLE_BYTES = 8 * 64
 
 
 @pytest.fixture(params=[BlockType.RAW, BlockType.LZ4], ids=["raw", "compressed"])
-def files(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MagFiles]:
-    """A mag with two cube files of 16^3 voxels side by side on x."""
+def cold(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MagFiles]:
+    """A mag with two cube files of 16^3 voxels side by side on x. None was looked up yet."""
     with make_mag(tmp_path, request.param) as files:
         yield files
 
 
+@pytest.fixture(params=[False, True], ids=["cold", "warm"])
+def files(request: pytest.FixtureRequest, cold: MagFiles) -> MagFiles:
+    """The same; in one of two cases both are open, with all that was read of them."""
+    if request.param:
+        cold.read(BOTH)
+    return cold
+
+
 @pytest.fixture
-def compressed(tmp_path: Path) -> Iterator[MagFiles]:
+def cold_compressed(tmp_path: Path) -> Iterator[MagFiles]:
     with make_mag(tmp_path, BlockType.LZ4) as files:
         yield files
 
 
+@pytest.fixture(params=[False, True], ids=["cold", "warm"])
+def compressed(request: pytest.FixtureRequest, cold_compressed: MagFiles) -> MagFiles:
+    if request.param:
+        cold_compressed.read(BOTH)
+    return cold_compressed
+
+
 def make_mag(tmp_path: Path, block_type: BlockType) -> MagFiles:
-    files = MagFiles.create(str(tmp_path / "1"), make_header("uint16", block_type=block_type))
-    files.write(BOTH, some_voxels(files.header, BOTH.size, seed=1))
-    files.sync()
-    return files
+    with MagFiles.create(str(tmp_path / "1"), make_header("uint16", block_type=block_type)) as files:
+        files.write(BOTH, some_voxels(files.header, BOTH.size, seed=1))
+        files.sync()
+    return MagFiles.open(str(tmp_path / "1"))
 
 
 @pytest.fixture
@@ -77,9 +93,12 @@ def assert_refused(files: MagFiles, path: Path, reason: Reason = Reason.CORRUPT_
 
 
 def patch(path: Path, position: int, data: bytes) -> None:
+    before = path.stat()
     changed = bytearray(path.read_bytes())
     changed[position : position + len(data)] = data
     path.write_bytes(changed)
+    # Later than the clock of the file system may have been able to tell.
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000_000))
 
 
 @pytest.mark.parametrize("size", [0, 1, HEADER_BYTES - 1, HEADER_BYTES, 100])
@@ -166,11 +185,11 @@ def test_a_file_in_the_place_of_a_folder_is_an_error(files: MagFiles, tmp_path: 
         assert caught.value.metadata["errno"] == "ENOTDIR"
 
 
-def test_a_folder_or_file_that_does_not_exist_reads_as_zeros(files: MagFiles, first: Path) -> None:
+def test_a_folder_or_file_that_does_not_exist_reads_as_zeros(cold: MagFiles, first: Path) -> None:
     first.unlink()
-    assert not files.read(CUBE).any()
-    assert not files.read(Box.of((0, 100, 0), (4, 4, 4))).any()
-    assert not files.read(Box.of((0, 0, 100), (4, 4, 4))).any()
+    assert not cold.read(CUBE).any()
+    assert not cold.read(Box.of((0, 100, 0), (4, 4, 4))).any()
+    assert not cold.read(Box.of((0, 0, 100), (4, 4, 4))).any()
 
 
 def test_a_mag_whose_folder_was_removed_does_not_read_as_zeros(files: MagFiles, tmp_path: Path) -> None:
@@ -185,14 +204,14 @@ def test_a_mag_whose_folder_was_removed_does_not_read_as_zeros(files: MagFiles, 
 
 @pytest.mark.parametrize("link", ["z0", "z0/y0", "z0/y0/x1.wkw"])
 @pytest.mark.parametrize("leads", ["outside", "inside", "nowhere"])
-def test_a_symbolic_link_is_not_followed(files: MagFiles, tmp_path: Path, link: str, leads: str) -> None:
+def test_a_symbolic_link_is_not_followed(cold: MagFiles, tmp_path: Path, link: str, leads: str) -> None:
     path = tmp_path / "1" / link
     target = {"outside": tmp_path / "target", "inside": tmp_path / "1/target", "nowhere": tmp_path / "nowhere"}[leads]
     path.rename(target if leads != "nowhere" else tmp_path / "away")
     path.symlink_to(target)
-    assert_refused(files, path, Reason.OUTSIDE_ROOT)
+    assert_refused(cold, path, Reason.OUTSIDE_ROOT)
     with pytest.raises(NotAllowed, match="symbolic link"):
-        files.read(BOTH)
+        cold.read(BOTH)
 
 
 def test_a_link_in_the_place_of_the_temporaries_is_not_followed(files: MagFiles, tmp_path: Path) -> None:
@@ -206,30 +225,68 @@ def test_a_link_in_the_place_of_the_temporaries_is_not_followed(files: MagFiles,
     assert os.listdir(tmp_path / "elsewhere") == []
 
 
-def test_running_out_of_descriptors_is_an_error(files: MagFiles) -> None:
-    expected = files.read(BOTH)
+@contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """Let this process open so many descriptors, and no more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Descriptors that others closed leave holes below the highest one: they are filled first.
     highest = max(int(name) for name in os.listdir("/proc/self/fd"))
     filling = [os.open("/dev/null", os.O_RDONLY)]
     while filling[-1] <= highest:
         filling.append(os.open("/dev/null", os.O_RDONLY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (filling[-1] + 1 + count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in filling:
+            os.close(descriptor)
 
-    def read_with(descriptors: int) -> VoxelArray:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (filling[-1] + 1 + descriptors, hard))
-        try:
-            return files.read(BOTH)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
+def test_running_out_of_descriptors_is_an_error_that_says_so_and_may_pass(cold: MagFiles) -> None:
+    POOL.close_idle()
     # The walk to a cube file holds two at a time, at each of its steps.
     for too_few in (0, 1):
-        with pytest.raises(DataLoss) as caught:
-            read_with(too_few)
+        with descriptors_left(too_few), pytest.raises(Busy, match="descriptors") as caught:
+            cold.read(BOTH)
         assert caught.value.metadata["errno"] == "EMFILE"
-    np.testing.assert_array_equal(read_with(2), expected)
-    for descriptor in filling:
-        os.close(descriptor)
+        assert caught.value.metadata["file"].startswith(cold.folder)
+        assert caught.value.retry_after
+    # One more for each of the two that stay open.
+    with descriptors_left(4):
+        assert cold.read(BOTH).any()
+
+
+def test_files_that_are_open_without_use_are_closed_when_descriptors_are_scarce(cold: MagFiles, tmp_path: Path) -> None:
+    expected = cold.read(BOTH)
+    with MagFiles.open(str(tmp_path / "1"), read_only=True) as other:
+        POOL.close_idle()
+        other.read(BOTH)
+        with descriptors_left(1):
+            np.testing.assert_array_equal(cold.read(BOTH), expected)
+
+
+def test_a_file_that_was_written_and_not_synced_is_not_closed_when_descriptors_are_scarce(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever closed it would not hear that the kernel could not write it."""
+    with make_mag(tmp_path, BlockType.RAW) as files:
+        files.write(CUBE, np.ones((1, *CUBE.size), np.uint16))
+        written = {os.readlink(f"/proc/self/fd/{fd}") for fd in open_descriptors()}
+        POOL.close_idle()
+        assert str(tmp_path / "1/z0/y0/x0.wkw") in written & {
+            os.readlink(f"/proc/self/fd/{fd}") for fd in open_descriptors()
+        }
+        synced: list[str] = []
+        monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+        files.sync()
+        assert synced == [str(tmp_path / "1/z0/y0/x0.wkw")]
+
+
+def open_descriptors() -> list[int]:
+    with os.scandir("/proc/self/fd") as entries:
+        names = [entry.name for entry in entries]
+    return [int(name) for name in names if os.path.lexists(f"/proc/self/fd/{name}")]
 
 
 def test_a_damaged_header_wkw_is_an_error(files: MagFiles, tmp_path: Path) -> None:
@@ -314,6 +371,7 @@ def test_blocks_that_are_empty_or_end_before_they_start_are_damage_also_where_al
 ) -> None:
     """Short enough that none of the others becomes too long."""
     compressed.write(BOTH, np.zeros((1, *BOTH.size), np.uint16))
+    compressed.read(BOTH)
     end = block_place(second, like)[1] if like >= 0 else HEADER_BYTES + TABLE_BYTES
     patch(second, HEADER_BYTES + 8 * entry, struct.pack("<Q", end))
     assert_refused(compressed, second)
@@ -336,10 +394,11 @@ def block_place(path: Path, index: int) -> tuple[int, int]:
 
 @pytest.mark.parametrize("encoded", [b"\xff" * 40, b"\0", b"\x10a", bytes([0x1F, 7, 1, 0, 255, 255])])
 def test_a_block_that_cannot_be_decoded_is_damage_only_where_it_is_needed(
-    compressed: MagFiles, first: Path, encoded: bytes
+    cold_compressed: MagFiles, first: Path, encoded: bytes
 ) -> None:
     """Block 0 of the first file, the voxels below (4, 4, 4)."""
-    before = compressed.read(BOTH)
+    compressed = cold_compressed
+    before = some_voxels(compressed.header, BOTH.size, seed=1)
     start, end = block_place(first, 0)
     patch(first, start, encoded[: end - start].ljust(end - start, b"\xff"))
     corner = Box.of((3, 3, 3), (2, 2, 2))
@@ -359,8 +418,9 @@ def test_a_block_that_cannot_be_decoded_is_damage_only_where_it_is_needed(
 
 
 def test_damage_in_the_last_of_many_compressed_files_leaves_the_others_as_they_were(
-    compressed: MagFiles, first: Path, second: Path
+    cold_compressed: MagFiles, first: Path, second: Path
 ) -> None:
+    compressed = cold_compressed
     before = first.read_bytes()
     start, end = block_place(second, 0)
     patch(second, start, b"\xff" * (end - start))

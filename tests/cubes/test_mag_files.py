@@ -214,6 +214,7 @@ def test_a_file_of_the_other_kind_refuses_a_write_before_anything_is_changed(tmp
             with MagFiles.create(str(tmp_path / f"not {own.name}"), make_header("uint16", block_type=other)) as source:
                 source.write(box, before)
                 os.replace(f"{source.folder}/z0/y0/x1.wkw", folder / "z0/y0/x1.wkw")
+        with MagFiles.open(str(folder)) as files:
             np.testing.assert_array_equal(files.read(box), before)
             for refused in (box, Box.of((20, 0, 0), (1, 1, 1))):
                 with pytest.raises(NotAllowed) as caught:
