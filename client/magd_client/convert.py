@@ -337,11 +337,29 @@ def operation_info(value: operation_pb2.Operation) -> info.OperationInfo:
             bytes_in=progress.bytes_in,
             bytes_out=progress.bytes_out,
             files_redone=progress.files_redone,
+            bytes_total=progress.bytes_total,
+            bytes_done=progress.bytes_done,
         ),
         result=value.result,
         problem=problem if value.HasField("error") else None,
         create_time=_time(value.create_time) if value.HasField("create_time") else None,
         end_time=_time(value.end_time) if value.HasField("end_time") else None,
+        statistics=_statistics(value.statistics) if value.HasField("statistics") else None,
+    )
+
+
+def _statistics(value: operation_pb2.OperationStatistics) -> info.OperationStatistics:
+    return info.OperationStatistics(
+        zero_blocks=value.zero_blocks,
+        stored_blocks=value.stored_blocks,
+        fast_blocks=value.fast_blocks,
+        high_blocks=value.high_blocks,
+        respliced_blocks=value.respliced_blocks,
+        raw_bytes=value.raw_bytes,
+        stored_bytes=value.stored_bytes,
+        seconds=value.seconds,
+        longest_hold_seconds=value.longest_hold_seconds,
+        note=value.note,
     )
 
 
@@ -421,6 +439,7 @@ def _mag_status(value: maintenance_pb2.MagStatus) -> info.MagStatus:
         operation=value.operation,
         writes=value.writes,
         reads=value.reads,
+        warnings=tuple(value.warnings),
     )
 
 

@@ -164,6 +164,51 @@ class Progress:
     """Bytes of cube files written."""
     files_redone: int
     """Cube files done again because they were written meanwhile, or because a worker died."""
+    bytes_total: int
+    """Bytes of voxels to do, not compressed. May rise while files are written meanwhile."""
+    bytes_done: int
+    """Bytes of voxels done, not compressed."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperationStatistics:
+    """What an operation that writes cube files found and did."""
+
+    zero_blocks: int
+    """Blocks of zeros, stored in the shortest way or not at all."""
+    stored_blocks: int
+    """Blocks stored without effort, since it would gain nothing."""
+    fast_blocks: int
+    """Blocks compressed by LZ4's fast encoder."""
+    high_blocks: int
+    """Blocks compressed by LZ4HC."""
+    respliced_blocks: int
+    """Blocks done again because they were written meanwhile."""
+    raw_bytes: int
+    """Bytes of the voxels, not compressed."""
+    stored_bytes: int
+    """Bytes of the blocks as they are stored now."""
+    seconds: float
+    """How long it took."""
+    longest_hold_seconds: float
+    """The longest time that reads and writes of the mag had to wait for it."""
+    note: str
+    """What a person should know, for instance that compressing gained nothing; may be empty."""
+
+    @property
+    def blocks(self) -> int:
+        """All blocks that were made."""
+        return self.zero_blocks + self.stored_blocks + self.fast_blocks + self.high_blocks
+
+    @property
+    def ratio(self) -> float:
+        """How many times smaller the blocks are than their voxels; 0 if nothing is stored."""
+        return self.raw_bytes / self.stored_bytes if self.stored_bytes else 0.0
+
+    @property
+    def bytes_per_second(self) -> float:
+        """Voxels done in a second, in bytes that are not compressed."""
+        return self.raw_bytes / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +230,7 @@ class OperationInfo(_Named):
     """Long work, as it was at one moment."""
 
     kind: str
-    """What it does: "compress"."""
+    """What it does: "compress", "decompress", "rechunk" or "downsample"."""
     resource: str
     """The full name of what it works on."""
     state: OperationState
@@ -200,6 +245,8 @@ class OperationInfo(_Named):
     """When it was accepted, in UTC."""
     end_time: datetime | None
     """When it ended, in UTC."""
+    statistics: OperationStatistics | None
+    """What it found and did, once it has succeeded, if it writes cube files."""
 
     @property
     def ended(self) -> bool:
@@ -267,6 +314,8 @@ class MagStatus(_Named):
     """Committed in this run of the daemon."""
     reads: int
     """Boxes read in this run of the daemon."""
+    warnings: tuple[str, ...]
+    """What an operator should know, oldest first: for instance that a power loss may have taken writes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from dataclasses import replace
+from collections import deque
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -72,6 +73,58 @@ CHECKPOINT_BYTES: Final = 64 << 20
 """A journal file that has grown so large is followed by the next one."""
 
 
+TOGETHER_BYTES: Final = 1 << 20
+"""Small writes that wait together go to a thread together, up to so many bytes."""
+
+
+@dataclass(slots=True)
+class _Placed:
+    """A write that has its place in the order of revisions."""
+
+    revision: Revision
+    number: int | None
+    """Of its record; None if it has none."""
+    before: asyncio.Future[None] | None
+    """Done when the write before it is visible, or failed; None if there was none."""
+    visible: asyncio.Future[None]
+    """The same of this one."""
+
+
+class _Waiting:
+    """A write that waits for its place."""
+
+    def __init__(self, write: Write, durability: Durability, extension: BoundingBox) -> None:
+        self.write: Final = write
+        self.durability: Final = durability
+        self.extension: Final = extension
+        self.placed: Final[asyncio.Future[_Placed]] = asyncio.get_running_loop().create_future()
+
+    def record(self, revision: Revision) -> WriteRecord:
+        """Its record, if this is its revision."""
+        command = self.write.command
+        return WriteRecord(
+            request_id=command.request_id,
+            fingerprint=self.write.fingerprint,
+            box=command.box,
+            extension=self.extension,
+            durability=self.durability,
+            revision=revision,
+            unix_time=time.time(),
+            data=command.data,
+        )
+
+    def fail(self, error: Exception) -> None:
+        """It is refused, unless it has its place."""
+        if self.placed.done():
+            return
+        if isinstance(error, MagdError):
+            # A fresh one for each write: a raised error collects a traceback.
+            error = type(error)(
+                error.message, reason=error.reason, metadata=error.metadata, retry_after=error.retry_after
+            )
+        self.placed.set_exception(error)
+
+
 class CommitPoint:
     """Commits the writes of one mag.
 
@@ -82,6 +135,7 @@ class CommitPoint:
     :param extend: saves an extension of the layer's bounding box before it returns
     :param on_applied: called with the entries that got into the cube files
     :param on_broken: called when nothing can be committed through this any more
+    :param warn: called with what an operator should know
     """
 
     def __init__(
@@ -101,9 +155,11 @@ class CommitPoint:
         extend: Callable[[BoundingBox], Awaitable[None]],
         on_applied: Callable[[Sequence[Entry]], None],
         on_broken: Callable[[], None],
+        warn: Callable[[str], None],
     ) -> None:
         self._name = name
         self._on_broken = on_broken
+        self._warn = warn
         self._folder = folder
         self._files = files
         self._recovery = recovery
@@ -133,6 +189,8 @@ class CommitPoint:
         self._order = asyncio.Lock()
         self._journal_in_use = asyncio.Lock()
         self._last_visible: asyncio.Future[None] | None = None
+        self._waiting: deque[_Waiting] = deque()
+        self._placing: asyncio.Task[None] | None = None
         self._unjournaled = False
         self._undurable_bytes = 0
         self.overlay = Overlay()
@@ -187,55 +245,101 @@ class CommitPoint:
         """
         command = write.command
         durability = max(command.durability, self._min_durability)
-        await self._threads.run(self._look, command)
         extension = await self._missing(command.box.in_mag_1(self._name.mag))
-        async with self._order:
-            self._refuse_if_broken()
-            number = await self._append(write, durability, extension)
-            acknowledgement = Acknowledgement(self._appended, durability)
-            before, mine = self._last_visible, asyncio.get_running_loop().create_future()
-            self._last_visible = mine
+        placed = await self._place(_Waiting(write, durability, extension))
+        acknowledgement = Acknowledgement(placed.revision, durability)
         try:
-            if number is not None and durability >= Durability.DISK:
-                await self._sync_record(number)
+            if placed.number is not None and durability >= Durability.DISK:
+                await self._sync_record(placed.number)
             await self._save_extension(extension, durability)
-            if before is not None:
-                await asyncio.wait([before])
-            self._show(command, write, acknowledgement, number)
+            if placed.before is not None and not placed.before.done():
+                await asyncio.wait([placed.before])
+            self._show(command, write, acknowledgement, placed.number)
         finally:
-            mine.set_result(None)
+            placed.visible.set_result(None)
         return acknowledgement
 
-    def _look(self, command: WriteCommand) -> None:
-        self._files.check_write(command.box)
-        require_space(self._folder, command.data.nbytes, self._disk_reserve_bytes)
+    async def _place(self, waiting: _Waiting) -> _Placed:
+        """Give a write its place in the order of revisions, and its record."""
+        self._waiting.append(waiting)
+        if self._placing is None:
+            self._placing = asyncio.get_running_loop().create_task(self._place_all())
+        return await waiting.placed
 
-    async def _append(self, write: Write, durability: Durability, extension: BoundingBox) -> int | None:
+    async def _place_all(self) -> None:
+        try:
+            while self._waiting:
+                async with self._order:
+                    group = self._next_group()
+                    try:
+                        await self._place_group(group)
+                    except Exception as error:  # noqa: BLE001  # who waits must hear of it, whatever it is
+                        for waiting in group:
+                            waiting.fail(error)
+        finally:
+            self._placing = None
+
+    def _next_group(self) -> list[_Waiting]:
+        """The next ones: small ones go to a thread together, a large one goes alone."""
+        group = [self._waiting.popleft()]
+        size_bytes = group[0].write.command.data.nbytes
+        while self._waiting and size_bytes + self._waiting[0].write.command.data.nbytes <= TOGETHER_BYTES:
+            group.append(self._waiting.popleft())
+            size_bytes += group[-1].write.command.data.nbytes
+        return group
+
+    async def _place_group(self, group: Sequence[_Waiting]) -> None:
+        self._refuse_if_broken()
         journal = await self._begun()
-        revision = self._appended.next()
-        number = None
-        if durability is Durability.NONE:
-            self._unjournaled = True
-        else:
-            record = WriteRecord(
-                request_id=write.command.request_id,
-                fingerprint=write.fingerprint,
-                box=write.command.box,
-                extension=extension,
-                durability=durability,
-                revision=revision,
-                unix_time=time.time(),
-                data=write.command.data,
-            )
-            async with self._journal_in_use:
-                if journal.broken:
-                    await self._rewrite(journal)
-                number = await self._threads.run(journal.append, record)
-            self._records[number] = record
-        self._appended = revision
+        async with self._journal_in_use:
+            if journal.broken:
+                await self._rewrite(journal)
+            appended = await self._threads.run(self._append, journal, group, self._appended)
+        for waiting, result in zip(group, appended, strict=False):
+            if isinstance(result, Exception):
+                waiting.fail(result)
+                continue
+            revision, number, record = result
+            if number is None:
+                self._unjournaled = True
+            elif record is not None:
+                self._records[number] = record
+            self._appended = revision
+            placed = _Placed(revision, number, self._last_visible, asyncio.get_running_loop().create_future())
+            self._last_visible = placed.visible
+            waiting.placed.set_result(placed)
+        # Those behind one that broke the journal come first when it has been mended.
+        self._waiting.extendleft(reversed(group[len(appended) :]))
         if journal.size_bytes > CHECKPOINT_BYTES:
             self.checkpoint.start()
-        return number
+
+    def _append(
+        self, journal: Journal, group: Sequence[_Waiting], revision: Revision
+    ) -> list[tuple[Revision, int | None, WriteRecord | None] | Exception]:
+        """Look at the files under boxes and append their records; in a thread.
+
+        :return: for each: its revision, the number of its record and the record, or why it is refused. Those behind one
+            that broke the journal are missing
+        """
+        results: list[tuple[Revision, int | None, WriteRecord | None] | Exception] = []
+        for waiting in group:
+            command = waiting.write.command
+            try:
+                self._files.check_write(command.box)
+                require_space(self._folder, command.data.nbytes, self._disk_reserve_bytes)
+                if waiting.durability is Durability.NONE:
+                    number, record = None, None
+                else:
+                    record = waiting.record(revision.next())
+                    number = journal.append(record)
+            except Exception as error:  # noqa: BLE001  # a bug in one write must not take the others with it
+                results.append(error)
+                if journal.broken:
+                    break
+            else:
+                revision = revision.next()
+                results.append((revision, number, record))
+        return results
 
     def _show(self, command: WriteCommand, write: Write, ack: Acknowledgement, number: int | None) -> None:
         entry = Entry(command.box, command.data, number)
@@ -341,6 +445,7 @@ class CommitPoint:
                     except MagdError:
                         self._abandon(number for number in awaiting if number > journal.durable)
                         raise
+            self._warn(f"a sync of the journal failed, and was made good by writing it anew: {error.message}")
         if not self._unjournaled:
             self._undurable_bytes -= undurable
 

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from magd.actors.cube_listing import ListedCubeFile
     from magd.actors.dataset import DatasetActor
     from magd.actors.events import Events
+    from magd.actors.notices import Notices
     from magd.actors.opening import OpenedMag
     from magd.actors.threads import Threads
     from magd.catalog.names import MagName
@@ -90,6 +91,7 @@ class MagActor(Actor[Message]):
         threads: Threads,
         events: Events,
         config: StorageConfig,
+        notices: Notices,
         *,
         on_end: Callable[[], None],
     ) -> None:
@@ -97,11 +99,14 @@ class MagActor(Actor[Message]):
         self.mag_name = name
         self.operation = ""
         """The name of the operation that runs on the mag; while there is one, the actor does not rest."""
+        self.is_held = False
+        """Whether somebody holds the mag, or waits for it."""
         self._root = root
         self._dataset = dataset
         self._threads = threads
         self._events = events
         self._config = config
+        self._notices = notices
         self._schedule = Schedule()
         self._outcomes = Outcomes(config.request_id_window_seconds)
         self._opened: OpenedMag | None = None
@@ -153,7 +158,11 @@ class MagActor(Actor[Message]):
 
     async def hold(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run something while no read or write of the mag is under way."""
-        await self.ask(Hold(work))
+        self.is_held = True
+        try:
+            await self.ask(Hold(work))
+        finally:
+            self.is_held = False
 
     async def apply_all(self) -> None:
         """Bring everything that is visible into the cube files.
@@ -239,6 +248,11 @@ class MagActor(Actor[Message]):
         """Collect no more."""
         self._changed = None
 
+    @property
+    def queued(self) -> int:
+        """Requests that wait."""
+        return max(0, self.owed - self._running)
+
     def status(self) -> MagStatus:
         """How the mag is doing."""
         point = self._commit_point
@@ -248,13 +262,14 @@ class MagActor(Actor[Message]):
             name=self.mag_name,
             state=MagState.READ_ONLY if takes_no_writes else MagState.SERVING,
             reason="the daemon serves its root read-only" if self._root.read_only else trouble,
-            queue=max(0, self.owed - self._running),
+            queue=self.queued,
             running=self._running,
             revision=point.revision if point else None,
             unsynced_bytes=point.undurable_bytes if point else 0,
             operation=self.operation,
             writes=self._writes,
             reads=self._reads,
+            warnings=self._notices.of(self.mag_name),
         )
 
     # -- the task ------------------------------------------------------------------------------------------------
@@ -279,6 +294,7 @@ class MagActor(Actor[Message]):
                 extend=lambda box: self._dataset.extend(self.mag_name.layer, box),
                 on_applied=self._note_changes,
                 on_broken=self.close,
+                warn=lambda text: self._notices.add(self.mag_name, text),
             )
             self._history = History(point.revision)
             await self._take_up(opened, point)
@@ -300,9 +316,11 @@ class MagActor(Actor[Message]):
         point.lay(opened.unapplied)
         recovery = opened.recovery
         for note in recovery.notes:
-            log.warning("journal", mag=self.name, note=note)
+            self._notices.add(self.mag_name, f"journal: {note}")
         if recovery.power_was_lost:
-            log.warning("power was lost: writes acknowledged below DISK may be lost or torn", mag=self.name)
+            self._notices.add(
+                self.mag_name, "the power was lost: writes acknowledged below DISK may be lost, or there in part"
+            )
         if recovery.head is not None and not recovery.head.unsaved_box.is_empty and not self._root.read_only:
             await self._dataset.extend(self.mag_name.layer, recovery.head.unsaved_box)
 

@@ -23,6 +23,7 @@ from magd.errors import Reason, Unavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+    from magd.actors.notices import Notices
     from magd.actors.threads import Threads
     from magd.actors.types import StorageConfig
     from magd.catalog.root import Root
@@ -50,6 +51,7 @@ class Registry:
         events: Events,
         config: StorageConfig,
         group: asyncio.TaskGroup,
+        notices: Notices,
         *,
         on_properties: Callable[[DatasetName, Snapshot], None],
     ) -> None:
@@ -58,6 +60,7 @@ class Registry:
         self._events = events
         self._config = config
         self._group = group
+        self._notices = notices
         self._on_properties = on_properties
         self._datasets: dict[DatasetName, DatasetActor] = {}
         self._mags: dict[MagName, MagActor] = {}
@@ -173,6 +176,7 @@ class Registry:
             self._threads,
             self._events,
             self._config,
+            self._notices,
             on_end=partial(self._forget, self._mags, name),
         )
         actor.start(self._group)

@@ -14,15 +14,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
 from magd.actors.budget import Lease, MemoryBudget
-from magd.actors.checking import check
+from magd.actors.checking import CheckStep, check, remove_leftovers
 from magd.actors.converter import Compress, Converter, Decompress, Plan, Rechunk
 from magd.actors.coordinator import Coordinator
 from magd.actors.dataset import DatasetActor
 from magd.actors.events import Events
 from magd.actors.hierarchy import Hierarchy
 from magd.actors.mag import MagActor, MagFacts
+from magd.actors.notices import Notices
 from magd.actors.opening import layer_box
 from magd.actors.operations import Operations
+from magd.actors.politeness import Politeness
 from magd.actors.registry import Registry
 from magd.actors.requests import (
     check_box,
@@ -40,6 +42,7 @@ from magd.actors.types import (
     Bounds,
     CubeFileInfo,
     Event,
+    MagStatus,
     Mask,
     OperationInfo,
     PropertiesEvent,
@@ -60,7 +63,6 @@ if TYPE_CHECKING:
     from magd.acknowledgement import Acknowledgement, Revision
     from magd.catalog.root import Root
     from magd.compression.pool import CompressionPool
-    from magd.cubes.check import Finding
     from magd.cubes.encode import CompressionLevel
     from magd.geometry import Box, Vec3
     from magd.properties.file import Snapshot
@@ -87,10 +89,19 @@ class Storage:
         self._events = Events(config.events_kept)
         self._views = Views(root)
         self._group = asyncio.TaskGroup()
+        self._notices = Notices()
         self._registry = Registry(
-            root, self._threads, self._events, config, self._group, on_properties=self._properties_changed
+            root,
+            self._threads,
+            self._events,
+            config,
+            self._group,
+            self._notices,
+            on_properties=self._properties_changed,
         )
-        self._operations = Operations(self.boot_id, self._events, self._group)
+        self._operations = Operations(self.boot_id, self._events, self._group, on_start=self._make_way)
+        self._politeness = Politeness(pool, self._count_waiting)
+        self._making_way: asyncio.Task[None] | None = None
         self._coordinator = Coordinator(
             root,
             self._threads,
@@ -312,19 +323,28 @@ class Storage:
                 await actor.ended()  # it flushes everything at its end
         return len(actors)
 
-    def check(self, name: str, *, deep: bool) -> AsyncIterator[tuple[list[Finding], int, int]]:
+    async def check(self, name: str, *, deep: bool, repair: bool = False) -> AsyncIterator[CheckStep]:
         """Look for damage on a resource and below it ("" for all).
 
         :param deep: also decode every compressed block
-        :return: findings since the last item (files relative to the root), files checked so far, files damaged so far
+        :param repair: first remove what magd itself left behind
+        :raises NotAllowed: READ_ONLY: there is nothing to repair for a read-only daemon
         """
-        return check(self._root, self._threads, parse_resource(name) if name else None, deep=deep)
+        resource = parse_resource(name) if name else None
+        if repair:
+            self._check_writable()
+            async for step in remove_leftovers(self._root, self._threads, self._coordinator, resource):
+                yield step
+        async for step in check(self._root, self._threads, resource, deep=deep):
+            yield step
 
     def status(self) -> Status:
         """What the storage is doing."""
         pool = self._pool.statistics
+        in_use = [actor.status() for actor in self._registry.open_mags()]
+        at_rest = self._notices.others(mag.name for mag in in_use)
         return Status(
-            mags=tuple(actor.status() for actor in self._registry.open_mags()),
+            mags=(*in_use, *(MagStatus.at_rest(name, self._notices.of(name)) for name in at_rest)),
             budget_used_bytes=self.budget.used_bytes,
             budget_bytes=self.budget.total_bytes,
             budget_waiting=self.budget.waiting,
@@ -335,6 +355,16 @@ class Storage:
         )
 
     # ------------------------------------------------------------------------------------------------------------
+
+    def _make_way(self) -> None:
+        """Have background work make way for requests, as long as there is any."""
+        if self._making_way is None or self._making_way.done():
+            work = self._politeness.run(lambda: self._operations.running_count > 0)
+            self._making_way = self._group.create_task(work, name="politeness")
+
+    def _count_waiting(self) -> int:
+        of_mags = sum(actor.queued for actor in self._registry.open_mags() if not actor.is_held)
+        return self.budget.waiting + of_mags
 
     def _hurry(self) -> None:
         for actor in self._registry.open_mags():

@@ -252,6 +252,13 @@ class MagStatus:
     operation: str
     writes: int
     reads: int
+    warnings: tuple[str, ...] = ()
+    """What an operator should know, oldest first."""
+
+    @classmethod
+    def at_rest(cls, name: MagName, warnings: tuple[str, ...]) -> MagStatus:
+        """Of a mag that nobody uses now."""
+        return cls(name, MagState.SERVING, "", 0, 0, None, 0, "", 0, 0, warnings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,13 +324,15 @@ class StorageConfig:
     """Requests one mag holds before further ones wait."""
     io_threads: int = 8
     """Threads for file input and output."""
-    pool_workers: int = 2
-    """Processes that compress."""
+    pool_workers: int = 0
+    """Processes for background work; 0: one for each core that it may take, at most 16."""
+    max_cpu: float = 1.0
+    """Share of the machine's cores that background work may take."""
     flush_seconds: float = 5.0
     """How old a committed write may get that is not in the files of a compressed mag."""
     disk_reserve_bytes: int = 256 << 20
-    """Disk space that new writes leave free, for what was committed before: journal, flush and properties need some. Of a
-    small file system at most one part in 64."""
+    """Disk space that new writes leave free, for what was committed before: journal, flush and properties need some.
+    Of a small file system at most one part in 64."""
     idle_seconds: float = 60.0
     """A mag that nobody used for so long is closed."""
     request_id_window_seconds: float = 600.0

@@ -6,8 +6,9 @@
     mag         name, mag, block_len, file_len, compressed, dtype, num_channels, bounding_box in voxels of the mag,
                 revision [epoch, counter], unserved_reason
     cube file   path, box {offset, size} in voxels of the mag, size_bytes, allocated_bytes, block_type, pending
-    operation   name, kind, resource, state, files_total, files_done, bytes_in, bytes_out, files_redone, result, error
-                {reason, message}, create_time, end_time (ISO 8601, UTC)
+    operation   name, kind, resource, state, files_total, files_done, bytes_in, bytes_out, files_redone, bytes_total,
+                bytes_done, statistics {...} or null, result, error {reason, message}, create_time, end_time (ISO 8601,
+                UTC)
     finding     file, severity ("note" or "damage"), message
 
 `name` is always the short name: cortex/color/1. What is not known is null, what does not apply is null or empty.
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         MagInfo,
         MagStatus,
         OperationInfo,
+        OperationStatistics,
         ServerStatus,
     )
 
@@ -111,10 +113,31 @@ def operation_document(info: OperationInfo) -> Document:
         "bytes_in": info.progress.bytes_in,
         "bytes_out": info.progress.bytes_out,
         "files_redone": info.progress.files_redone,
+        "bytes_total": info.progress.bytes_total,
+        "bytes_done": info.progress.bytes_done,
+        "statistics": None if info.statistics is None else statistics_document(info.statistics),
         "result": short(info.result) if info.result else None,
         "error": None if problem is None else {"reason": problem.reason, "message": problem.message},
         "create_time": _time_document(info.create_time),
         "end_time": _time_document(info.end_time),
+    }
+
+
+def statistics_document(statistics: OperationStatistics) -> Document:
+    """What an operation that writes cube files found and did."""
+    return {
+        "zero_blocks": statistics.zero_blocks,
+        "stored_blocks": statistics.stored_blocks,
+        "fast_blocks": statistics.fast_blocks,
+        "high_blocks": statistics.high_blocks,
+        "respliced_blocks": statistics.respliced_blocks,
+        "raw_bytes": statistics.raw_bytes,
+        "stored_bytes": statistics.stored_bytes,
+        "ratio": round(statistics.ratio, 3),
+        "seconds": round(statistics.seconds, 3),
+        "bytes_per_second": round(statistics.bytes_per_second),
+        "longest_hold_seconds": round(statistics.longest_hold_seconds, 4),
+        "note": statistics.note or None,
     }
 
 
@@ -152,6 +175,7 @@ def _mag_status_document(info: MagStatus) -> Document:
         "operation": info.operation or None,
         "writes": info.writes,
         "reads": info.reads,
+        "warnings": list(info.warnings),
     }
 
 

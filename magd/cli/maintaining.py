@@ -176,6 +176,9 @@ def _print_status(status: ServerStatus, server: str, version: str, read_only: bo
         Column("OPERATION"),
     ]
     print_table(columns, [_status_row(mag) for mag in status.mags])
+    for mag in status.mags:
+        for warning in mag.warnings:
+            note(f"{short(mag.name)}: {warning}")
 
 
 def _status_row(mag: MagStatus) -> list[str]:

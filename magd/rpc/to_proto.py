@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         MagInfo,
         MagStatus,
         OperationInfo,
+        OperationStatistics,
         Status,
     )
     from magd.cubes.check import Finding
@@ -151,11 +152,29 @@ def operation(info: OperationInfo) -> operation_pb2.Operation:
             bytes_in=progress.bytes_in,
             bytes_out=progress.bytes_out,
             files_redone=progress.files_redone,
+            bytes_total=progress.bytes_total,
+            bytes_done=progress.bytes_done,
         ),
         result=info.result,
         error=None if info.failure is None else operation_error(info.failure),
         create_time=_timestamp(info.created_at),
         end_time=None if info.ended_at is None else _timestamp(info.ended_at),
+        statistics=None if info.statistics is None else _statistics(info.statistics),
+    )
+
+
+def _statistics(value: OperationStatistics) -> operation_pb2.OperationStatistics:
+    return operation_pb2.OperationStatistics(
+        zero_blocks=value.zero_blocks,
+        stored_blocks=value.stored_blocks,
+        fast_blocks=value.fast_blocks,
+        high_blocks=value.high_blocks,
+        respliced_blocks=value.respliced_blocks,
+        raw_bytes=value.raw_bytes,
+        stored_bytes=value.stored_bytes,
+        seconds=value.seconds,
+        longest_hold_seconds=value.longest_hold_seconds,
+        note=value.note,
     )
 
 
@@ -211,6 +230,7 @@ def _mag_status(value: MagStatus) -> maintenance_pb2.MagStatus:
         operation=value.operation,
         writes=value.writes,
         reads=value.reads,
+        warnings=value.warnings,
     )
 
 

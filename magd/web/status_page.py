@@ -46,8 +46,20 @@ def status_page(storage: Storage, version: str) -> str:
         budget=status.budget_bytes,
         waiting=status.budget_waiting,
         mags=_table(
-            ("mag", "state", "waiting", "running", "writes", "reads", "reason"),
-            ((mag.name, mag.state, mag.queue, mag.running, mag.writes, mag.reads, mag.reason) for mag in status.mags),
+            ("mag", "state", "waiting", "running", "writes", "reads", "reason", "warnings"),
+            (
+                (
+                    mag.name,
+                    mag.state,
+                    mag.queue,
+                    mag.running,
+                    mag.writes,
+                    mag.reads,
+                    mag.reason,
+                    "; ".join(mag.warnings),
+                )
+                for mag in status.mags
+            ),
         ),
         operations=_table(
             ("operation", "kind", "resource", "cube files done", "of"),

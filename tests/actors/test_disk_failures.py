@@ -89,6 +89,7 @@ async def test_a_sync_of_the_journal_that_fails_once_costs_no_acknowledgement(
         ack = await write(storage, mag, (0, 0, 0), filled(2), durability=Durability.DISK)
     assert len(failed) == 1
     assert ack.durability is Durability.DISK
+    assert "a sync of the journal failed, and was made good" in storage.status().mags[0].warnings[0]
     assert (await read(storage, mag, (0, 0, 0), (16, 16, 16)) == 2).all()
     await write(storage, mag, (0, 0, 0), filled(3), durability=Durability.DISK)
 

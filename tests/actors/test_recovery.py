@@ -188,3 +188,20 @@ async def test_a_damaged_journal_is_an_error_that_names_it_not_a_mag_without_its
         with pytest.raises(DataLoss) as loss:
             await read(storage, mag, (0, 0, 0), (8, 8, 8))
         assert loss.value.metadata["file"] == str(journal)
+
+
+async def test_a_power_loss_is_told_in_the_status_also_when_the_mag_is_at_rest_again(
+    root: Path, pool: CompressionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Storage(Root(str(root)), CONFIG, pool) as storage:
+        mag = await make_mag(storage)
+        await write(storage, mag, (0, 0, 0), filled(1, 8, 8, 8))
+        assert storage.status().mags[0].warnings == ()
+        crashed = crash(root)
+    monkeypatch.setattr("magd.journal.recovery.boot_id", lambda: "another run of the machine")
+    async with Storage(Root(str(crashed)), replace(CONFIG, idle_seconds=0.01), pool) as again:
+        assert (await read(again, mag, (0, 0, 0), (8, 8, 8)) == 1).all()
+        await until(lambda: not again._registry.open_mags())
+        status = again.status()
+        assert [each.name for each in status.mags] == [mag]
+        assert [warning.startswith("the power was lost") for warning in status.mags[0].warnings] == [True]
