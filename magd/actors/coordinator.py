@@ -22,7 +22,7 @@ import structlog
 from magd.actors.dataset import DatasetActor
 from magd.actors.opening import header_of, settle, unserved
 from magd.actors.outcomes import Outcomes
-from magd.catalog import folders, intents
+from magd.catalog import folders, intents, leftovers
 from magd.catalog.names import DatasetName, LayerName, MagName, check_new_name
 from magd.cubes.header import BlockType, Header
 from magd.errors import AlreadyExists, Conflict, InternalError, InvalidRequest, MagdError, NotFound, Reason
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from magd.actors.registry import Registry
     from magd.actors.threads import Threads
     from magd.catalog.intents import Intent
+    from magd.catalog.names import ResourceName
     from magd.catalog.root import Root
     from magd.geometry import BoundingBox, Mag
     from magd.properties.edits import Edit
@@ -384,6 +385,29 @@ class Coordinator:
         async with self._carry_out(name.dataset_name, intent):
             await self._save(name.dataset_name, [edit])
             await swap()
+
+    # -- leftovers -------------------------------------------------------------------------------------------------
+
+    async def remove_leftovers(self, resource: ResourceName) -> list[str]:
+        """Remove what magd left behind in a dataset, or in a part of it that is given. Mags in use are passed over.
+
+        :return: what was removed, relative to the root
+        """
+        dataset = DatasetName(resource.dataset)
+        before = await self._threads.run(leftovers.in_dataset, self._root, dataset)
+        await self._registry.with_dataset(dataset, DatasetActor.current)  # this removes some, if it was closed
+        removed = await self._threads.run(leftovers.gone, self._root, before)
+        if resource == dataset:
+            # Operations make folders outside of the turns of the dataset they make them in.
+            is_quiet = self._operations.running() is None
+            removed += await self._threads.run(
+                leftovers.remove_from_dataset, self._root, dataset, is_served=True, is_quiet=is_quiet
+            )
+        for mag in await self._threads.run(leftovers.mags_of, self._root, resource):
+            if not self._registry.open_mags(str(mag)):
+                async with self._registry.holding(str(mag)):
+                    removed += await self._threads.run(leftovers.remove_from_mag, self._root, mag)
+        return removed
 
     # -- intents ---------------------------------------------------------------------------------------------------
 

@@ -51,7 +51,9 @@ if TYPE_CHECKING:
 INTENT_NAME: Final = ".magd-intent.json"
 """The file with an intent, in the folder of a dataset."""
 
-_TEMPORARY_NAME: Final = f"{INTENT_NAME}.new"
+TEMPORARY_NAME: Final = f"{INTENT_NAME}.new"
+"""What it is called until it is complete."""
+
 _VERSION: Final = 1
 _MAX_BYTES: Final = 1 << 20
 
@@ -208,6 +210,20 @@ def read(dataset_folder: str) -> Intent | None:
         raise _undecided(path, f"it cannot be understood: {error!r}") from error
 
 
+def describe(intent: Intent) -> str:
+    """What a change is about, for people."""
+    what = f"mag {intent.mag} of layer {intent.layer}" if intent.mag else f"layer {intent.layer}"
+    match intent:
+        case Creation():
+            return f"the creation of {what}"
+        case Removal():
+            return f"the deletion of {what}"
+        case Renaming(new=new):
+            return f"the renaming of {what} to {new}"
+        case Exchange():
+            return f"the exchange of the files of {what}"
+
+
 def intent_path(dataset_folder: str) -> str:
     """Where the intent of a dataset lies, if there is one."""
     return os.path.join(os.path.realpath(dataset_folder), INTENT_NAME)
@@ -244,7 +260,7 @@ def settle(dataset_folder: str, intent: Intent, now: Snapshot) -> list[str]:
     home = os.path.realpath(dataset_folder)
     with os_errors_of(intent_path(home)):
         notes = _bring_in_line(home, intent, now)
-        atomic.unlink_if_there(os.path.join(home, _TEMPORARY_NAME))
+        atomic.unlink_if_there(os.path.join(home, TEMPORARY_NAME))
         atomic.unlink_if_there(intent_path(home))
         atomic.fsync_folder(home)
     return notes
@@ -380,7 +396,7 @@ def _cube_length(now: Snapshot, intent: Exchange, home: str) -> int | None:
 
 
 def _lay_down(home: str, intent: Intent) -> None:
-    path, temporary = intent_path(home), os.path.join(home, _TEMPORARY_NAME)
+    path, temporary = intent_path(home), os.path.join(home, TEMPORARY_NAME)
     kind = next(kind for kind, of_kind in _KINDS.items() if isinstance(intent, of_kind))
     data = json.dumps({"version": _VERSION, "kind": kind, **asdict(intent)}, indent=4) + "\n"
     with os_errors_of(path):

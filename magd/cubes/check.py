@@ -18,7 +18,7 @@ from magd.cubes.cube_file import OpenCubeFile, is_about_the_file
 from magd.cubes.header import HEADER_FILE, Header, no_mag, read_header_from
 from magd.cubes.layout import cube_file_path, parse_cube_file_path, parse_folder_name
 from magd.cubes.listing import list_cube_files
-from magd.cubes.mag_folder import MagFolder
+from magd.cubes.mag_folder import OWN_FOLDER, MagFolder
 from magd.errors import DataLoss, NotAllowed, NotFound, Reason
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ Severity: TypeAlias = Literal["note", "damage"]
 """A note is worth knowing; damage means that data cannot be read, or not be trusted."""
 
 _OTHER_TEMPORARY: Final = ".wkw_tmp"
+_LIKE_TEMPORARIES: Final = (".tmp", "_tmp", ".temp", ".part", ".bak", "~")
+"""How names end that programs give to files they mean to rename or remove."""
 _OTHER_COMPRESSION: Final = ".rechunk-"
 
 
@@ -175,6 +177,8 @@ def _out_of_place(folder: MagFolder, relative: str, cube_len: int) -> Iterator[F
         path = f"{relative}/{name}" if relative else name
         if name.endswith(_OTHER_TEMPORARY):
             yield Finding(path, "note", "an interrupted write of wkw; it can be removed if no such program is running")
+        elif name.endswith(_LIKE_TEMPORARIES) or (name.startswith(".") and path != OWN_FOLDER):
+            yield Finding(path, "note", "it looks like a temporary or hidden file of another program")
         elif depth < 2 and parse_folder_name(name, "zy"[depth]) is not None:
             if folder.is_folder(path):
                 yield from _out_of_place(folder, path, cube_len)

@@ -72,11 +72,12 @@ class MaintenanceService(MaintenanceServiceServicer):
     async def Check(
         self, request: maintenance_pb2.CheckRequest, context: Context
     ) -> AsyncIterator[maintenance_pb2.CheckResponse]:
-        """Look for structural damage."""
-        checks = self._storage.check(from_proto.resource_name(request.name), deep=request.deep)
-        async for findings, files_checked, files_damaged in checks:
+        """Look for structural damage, and before that, if asked for, remove what magd left behind."""
+        steps = self._storage.check(from_proto.resource_name(request.name), deep=request.deep, repair=request.repair)
+        async for step in steps:
             yield maintenance_pb2.CheckResponse(
-                findings=[to_proto.finding(finding) for finding in findings],
-                files_checked=files_checked,
-                files_damaged=files_damaged,
+                findings=[to_proto.finding(finding) for finding in step.findings],
+                files_checked=step.files_checked,
+                files_damaged=step.files_damaged,
+                removed=step.removed,
             )

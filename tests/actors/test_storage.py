@@ -470,7 +470,7 @@ async def test_damage_is_an_error_that_names_the_file_and_the_rest_stays_usable(
             await attempt
         assert loss.value.metadata["file"].endswith("z0/y0/x0.wkw")
     assert (await read(storage, mag, (16, 0, 0), (16, 16, 16))).all()
-    findings = [finding async for some, _, _ in storage.check("", deep=True) for finding in some]
+    findings = [finding async for step in storage.check("", deep=True) for finding in step.findings]
     assert any("z0/y0/x0.wkw" in finding.file for finding in findings)
 
 
