@@ -82,7 +82,11 @@ class Actor(ABC, Generic[MessageT]):
         :param lease: memory that the message holds until it is finished, also when the caller is gone
         :raises Unavailable: ACTOR_STOPPED: the actor ended before it took the message; asking again is safe
         """
-        envelope = await self.hand_over(message, lease)
+        return await self.outcome_of(await self.hand_over(message, lease))
+
+    @staticmethod
+    async def outcome_of(envelope: Envelope[MessageT]) -> Any:
+        """Await the outcome of a message that was handed over. Cancelling the call does not cancel the work."""
         try:
             return await asyncio.shield(envelope.done)
         except asyncio.CancelledError:

@@ -331,7 +331,7 @@ class CommitPoint:
                     number, record = None, None
                 else:
                     record = waiting.record(revision.next())
-                    number = journal.append(record)
+                    number = journal.append(record, command.staging)
             except Exception as error:  # noqa: BLE001  # a bug in one write must not take the others with it
                 results.append(error)
                 if journal.broken:

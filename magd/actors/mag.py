@@ -25,10 +25,10 @@ from magd.actors.actor import Actor, Envelope
 from magd.actors.commit import CommitPoint
 from magd.actors.cube_listing import list_some
 from magd.actors.history import History
-from magd.actors.messages import Describe, Flush, Hold, ListCubeFiles, Message, Read, Write
+from magd.actors.messages import Describe, Flush, Hold, ListCubeFiles, Message, Read, ReadSlabs, Write
 from magd.actors.opening import exchange_files, header_of, layer_box, open_mag
 from magd.actors.outcomes import Outcomes
-from magd.actors.requests import outside
+from magd.actors.requests import outside, slabs_of
 from magd.actors.schedule import Claim, Schedule, Turn
 from magd.actors.types import (
     Bounds,
@@ -37,6 +37,7 @@ from magd.actors.types import (
     MagStatus,
     Mask,
     ReadResult,
+    Slab,
     StorageConfig,
     WriteCommand,
 )
@@ -132,7 +133,12 @@ class MagActor(Actor[Message]):
 
     async def write(self, command: WriteCommand, fingerprint: int, lease: Lease) -> Acknowledgement:
         """Commit one box. Cancelling the call does not cancel the write."""
-        return cast("Acknowledgement", await self.ask(Write(command, fingerprint, lease), lease))
+        envelope = await self.hand_over(Write(command, fingerprint, lease), lease)
+        staging = command.staging
+        if staging is not None:
+            staging.is_handed_over = True
+            envelope.done.add_done_callback(lambda _: self._threads.start(staging.discard))
+        return cast("Acknowledgement", await self.outcome_of(envelope))
 
     async def begin_write(
         self, command: WriteCommand, fingerprint: int, lease: Lease
@@ -147,6 +153,10 @@ class MagActor(Actor[Message]):
     async def read(self, box: Box, lease: Lease) -> ReadResult:
         """Read one box, in voxels of the mag."""
         return cast("ReadResult", await self.ask(Read(box), lease))
+
+    async def read_slabs(self, box: Box, lease: Lease, give: Callable[[Slab], None]) -> None:
+        """Read one box slab by slab. When the call is cancelled, what was not read then is left out."""
+        await self.ask(ReadSlabs(box, give), lease)
 
     async def list_cube_files(self, box: Box | None, after: Vec3 | None, limit: int) -> list[ListedCubeFile]:
         """Some cube files in (z, y, x) order."""
@@ -352,6 +362,11 @@ class MagActor(Actor[Message]):
             case Read(box):
                 turn = self._schedule.enter(Claim.reading(box))
                 jobs.create_task(self._perform(envelope, turn, lambda: self._read(box), skippable=True))
+            case ReadSlabs() as reading:
+                turn = self._schedule.enter(Claim.reading(reading.box))
+                jobs.create_task(
+                    self._perform(envelope, turn, lambda: self._read_slabs(reading, envelope), skippable=True)
+                )
             case ListCubeFiles() as listing:
                 turn = self._schedule.enter(Claim())
                 jobs.create_task(self._perform(envelope, turn, lambda: self._list(listing), skippable=True))
@@ -431,7 +446,7 @@ class MagActor(Actor[Message]):
             np.copyto(there, command.data, where=(command.data != 0).any(axis=0))
             return there
 
-        return replace(command, data=await self._threads.run(lay))
+        return replace(command, data=await self._threads.run(lay), staging=None)
 
     async def _check_bounds(self, box: Box) -> None:
         bounds = layer_box(await self._dataset.current(), self.mag_name)
@@ -461,6 +476,25 @@ class MagActor(Actor[Message]):
             return data
 
         return await self._threads.run(read), revision
+
+    async def _read_slabs(self, reading: ReadSlabs, envelope: Envelope[Message]) -> None:
+        """The same, slab by slab: the whole box is of the moment in which its turn begins."""
+        point = self._point()
+        revision, entries = point.revision, point.overlay.touching(reading.box)
+        files = self._require().files
+        loop = asyncio.get_running_loop()
+
+        def read() -> None:
+            for slab in slabs_of(reading.box, files.header):
+                if envelope.abandoned:
+                    return
+                data = files.read(slab)
+                for entry in entries:
+                    entry.paint(data, slab)
+                loop.call_soon_threadsafe(reading.give, Slab(data, revision))
+
+        await self._threads.run(read)
+        self._reads += 1
 
     async def _list(self, listing: ListCubeFiles) -> list[ListedCubeFile]:
         # Pending first: what gets into the files meanwhile is in both.

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from magd.actors.budget import Lease
-    from magd.actors.types import WriteCommand
+    from magd.actors.types import Slab, WriteCommand
     from magd.geometry import Box, Vec3
 
 
@@ -38,6 +38,16 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadSlabs:
+    """Read one box slab by slab; there is no outcome but that all were given."""
+
+    box: Box
+    """In voxels of the mag."""
+    give: Callable[[Slab], None]
+    """Called on the event loop with each slab, in the order of their bytes, while the next ones are read."""
+
+
+@dataclass(frozen=True, slots=True)
 class ListCubeFiles:
     """List some cube files in (z, y, x) order; the outcome is a list of ListedCubeFile."""
 
@@ -63,4 +73,4 @@ class Hold:
     work: Callable[[], Awaitable[object]]
 
 
-Message: TypeAlias = Describe | Write | Read | ListCubeFiles | Flush | Hold
+Message: TypeAlias = Describe | Write | Read | ReadSlabs | ListCubeFiles | Flush | Hold

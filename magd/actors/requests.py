@@ -9,23 +9,29 @@ Costs are bytes of memory at the worst moment, charged before the request enters
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import xxhash
 
 from magd.actors.types import Mask
 from magd.errors import InvalidRequest, NotAllowed, OutOfBounds, Reason
+from magd.geometry import Box
+from magd.journal.format import checksum_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from magd.actors.types import WriteCommand
     from magd.catalog.names import MagName
     from magd.catalog.root import Root
     from magd.cubes.header import Header
-    from magd.geometry import Box
     from magd.voxels import VoxelFormat
 
 WORKING_BYTES: Final = 8 << 20
 """The storage works through a box in pieces: what it needs for them at once is bounded, however large the box."""
+SLAB_BYTES: Final = 4 << 20
+"""What of a box is read at a time at most, if a layer of blocks is not more."""
 
 
 def check_writable(root: Root) -> None:
@@ -94,11 +100,28 @@ def read_cost(header: Header, box: Box) -> int:
 
 
 def fingerprint_of(command: WriteCommand) -> int:
-    """A number that two writes share only if they say the same, for all that matters. Touches every byte."""
-    condition = (command.box, command.durability, command.bounds, command.mask, command.if_revision)
-    digest = xxhash.xxh3_64("|".join(map(str, condition)).encode())
-    digest.update(command.data.reshape(-1, order="F").data.cast("B"))
-    return digest.intdigest()
+    """A number that two writes share only if they say the same, for all that matters. Touches every byte, unless that
+    was done while they arrived."""
+    if command.staging is not None:
+        checksum = command.staging.checksum
+    else:
+        checksum = checksum_of(command.data.reshape(-1, order="F").data.cast("B"))
+    said = (command.box, command.durability, command.bounds, command.mask, command.if_revision, checksum)
+    return xxhash.xxh3_64_intdigest("|".join(map(str, said)).encode())
+
+
+def slabs_of(box: Box, header: Header) -> Iterator[Box]:
+    """Cut a box along z into slabs, whose bytes follow each other. No block is in two of them.
+
+    :param box: in voxels of the mag
+    """
+    layer_bytes = header.voxels.nbytes(Box(box.offset, replace(box.size, z=header.block_len)))
+    thickness = max(1, SLAB_BYTES // layer_bytes) * header.block_len
+    start = box.offset.z
+    while start < box.end.z:
+        end = min((start // header.block_len) * header.block_len + thickness, box.end.z)
+        yield Box.between(replace(box.offset, z=start), replace(box.end, z=end))
+        start = end
 
 
 def outside(box: Box, bounds: Box, name: MagName) -> OutOfBounds:

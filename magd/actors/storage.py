@@ -13,6 +13,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
+from magd.acknowledgement import Durability
+from magd.actors.arrival import Arrival
 from magd.actors.budget import Lease, MemoryBudget
 from magd.actors.checking import CheckStep, check, remove_leftovers
 from magd.actors.converter import Compress, Converter, Decompress, Plan, Rechunk
@@ -44,6 +46,7 @@ from magd.actors.types import (
     OperationInfo,
     PropertiesEvent,
     ReadResult,
+    Slab,
     Status,
     StorageConfig,
     WriteCommand,
@@ -52,9 +55,11 @@ from magd.actors.views import Views
 from magd.catalog.folders import sweep
 from magd.catalog.names import DatasetName, MagName, parse_resource
 from magd.errors import InvalidRequest, Reason, Unavailable
+from magd.journal.journal_file import SIDE_BYTES
+from magd.journal.staging import Staging
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
     from types import TracebackType
 
     from magd.acknowledgement import Acknowledgement, Revision
@@ -176,6 +181,21 @@ class Storage:
                 raise outside(box, limit, name)
         return write_cost(facts.header, box, mask)
 
+    async def arrival(
+        self, name: MagName, box: Box, voxels: VoxelFormat, durability: Durability, mask: Mask, lease: Lease
+    ) -> Arrival:
+        """Prepare for the data of a box that is to be written and was checked.
+
+        :param lease: as large as the check said
+        """
+        staging = None
+        if voxels.nbytes(box) > SIDE_BYTES:
+            level = max(durability, self.config.min_durability)
+            folder = (await self._registry.with_mag(name, MagActor.describe)).folder
+            has_record = level > Durability.NONE and mask is Mask.ALL
+            staging = await self._threads.run(Staging, folder if has_record else None, sync=level >= Durability.DISK)
+        return Arrival(voxels, box.size, staging, self._threads, lease)
+
     async def write(self, name: MagName, command: WriteCommand, lease: Lease) -> Acknowledgement:
         """Commit one box. Cancelling the call does not cancel the write; the lease is held until the write is done."""
         fingerprint = await self._fingerprint(command)
@@ -207,6 +227,36 @@ class Storage:
     async def read(self, name: MagName, box: Box, lease: Lease) -> ReadResult:
         """Read one box. The lease is held until the read is done, also when the call is cancelled."""
         return await self._registry.with_mag(name, lambda actor: actor.read(box, lease))
+
+    async def read_slabs(self, name: MagName, box: Box, lease: Lease) -> AsyncGenerator[Slab, None]:
+        """Read one box slab by slab, in the order of their bytes, while it is read. Leaving early ends the reading; the
+        lease is held until then.
+
+        :raises MagdError: also after some slabs: the box cannot be read then
+        """
+        given: asyncio.Queue[Slab | None] = asyncio.Queue()
+        has_begun = False
+
+        def give(slab: Slab) -> None:
+            nonlocal has_begun
+            has_begun = True
+            given.put_nowait(slab)
+
+        async def ask(actor: MagActor) -> None:
+            if has_begun:  # by an actor that failed; what another one would read is of another moment
+                raise Unavailable(f"{name} was closed while it was read", reason=Reason.ACTOR_STOPPED)
+            await actor.read_slabs(box, lease, give)
+
+        reading = asyncio.create_task(self._registry.with_mag(name, ask), name=f"read:{name}")
+        reading.add_done_callback(lambda _: given.put_nowait(None))
+        try:
+            while (slab := await given.get()) is not None:
+                yield slab
+                del slab  # it was sent, and the next one may take long
+            await reading
+        finally:
+            reading.cancel()
+            reading.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def begin_read(self, name: MagName, box: Box, lease: Lease) -> asyncio.Future[ReadResult]:
         """Ask for one box, and return without it: as `begin_write`."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from magd.catalog.names import DatasetName, LayerName, MagName
     from magd.cubes.header import BlockType
     from magd.geometry import BoundingBox, Box
+    from magd.journal.staging import Staging
     from magd.properties.forms import JsonObject
     from magd.properties.model import LayerCategory, VoxelSize
     from magd.voxels import VoxelArray, VoxelFormat
@@ -112,6 +113,8 @@ class WriteCommand:
     mask: Mask = Mask.ALL
     if_revision: Revision | None = None
     """Refuse the write if an overlapping box was committed after this revision."""
+    staging: Staging | None = None
+    """All of `data`, as it arrived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,16 @@ class ReadResult:
     data: VoxelArray
     """(c, x, y, z), Fortran order."""
     revision: Revision
+
+
+@dataclass(frozen=True, slots=True)
+class Slab:
+    """The next voxels of a box that is read: some layers along z."""
+
+    data: VoxelArray
+    """(c, x, y, z), Fortran order."""
+    revision: Revision
+    """The one of the mag that the whole box is of."""
 
 
 @dataclass(frozen=True, slots=True)

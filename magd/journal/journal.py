@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from magd.journal.records import Head, WriteRecord
     from magd.journal.recovery import Recovery
     from magd.journal.scan import StoredWrite
+    from magd.journal.staging import Staging
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +154,10 @@ class Journal:
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
-    def append(self, record: WriteRecord) -> int:
+    def append(self, record: WriteRecord, staged: Staging | None = None) -> int:
         """Write a record. When this returns it survives the end of the process, and the next `sync` covers it.
 
+        :param staged: all of its data, as it arrived
         :return: its number
         :raises ValueError: its data does not fit box and voxel format, or its revision is of another epoch
         :raises InvalidRequest: its request id is too long
@@ -168,7 +170,7 @@ class Journal:
             raise ValueError(f"revision {record.revision} is not of epoch {self._current.start.head.revision.epoch}")
         number = self.last_number + 1
         try:
-            stored = self._current.append(record, number=number, durable=self.durable)
+            stored = self._current.append(record, number=number, durable=self.durable, staged=staged)
         except Unavailable as error:
             with self._changing:
                 self._last_number = number  # the record may be found after a crash

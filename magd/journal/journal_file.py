@@ -8,7 +8,7 @@ Made:
 
 Appended to:
 
-1. Data above `SIDE_BYTES` goes to a side file.
+1. Data above `SIDE_BYTES` goes to a side file: one that it was written to while it arrived, or a new one.
 2. Header, meta and other data are written behind the last record.
 3. If that fails, the file is cut back to where it ended, and that is synced, so that the record cannot appear after
    a crash. If that fails too, nobody knows what will be found: the file is broken.
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Final
 
 from magd.atomic import fsync_folder, unlink_if_there
 from magd.errors import DataLoss, MagdError, Reason, Unavailable, from_os_error
+from magd.journal.exact_write import write_all
 from magd.journal.format import (
     FileStart,
     checksum_of,
@@ -42,6 +43,8 @@ from magd.journal.scan import StoredWrite
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from magd.journal.staging import Staging
 
 SIDE_BYTES: Final = 4 << 20
 """Data of more bytes than this goes to a side file."""
@@ -109,9 +112,10 @@ class JournalFile:
         """Bytes of the file and its side files."""
         return self._end + self._side_bytes
 
-    def append(self, record: WriteRecord, *, number: int, durable: int) -> StoredWrite:
+    def append(self, record: WriteRecord, *, number: int, durable: int, staged: Staging | None = None) -> StoredWrite:
         """Write a record behind the last one. When this returns it survives the end of the process.
 
+        :param staged: all of its data, as it arrived
         :raises ValueError: its data does not fit the voxel format of the HEAD
         :raises InvalidRequest: its request id is too long
         :raises DiskFull, DataLoss: it was not written, and cannot appear later
@@ -120,7 +124,9 @@ class JournalFile:
         voxels = self.start.head.format.voxels
         data = voxel_bytes(record, voxels)
         in_side_file = len(data) > SIDE_BYTES
-        checksum = checksum_of(data)
+        if staged is not None and staged.size_bytes != len(data):
+            raise ValueError(f"{staged.size_bytes} bytes of data arrived for a record of {len(data)}")
+        checksum = checksum_of(data) if staged is None else staged.checksum
         front = encode_write(
             record,
             self.start,
@@ -130,7 +136,7 @@ class JournalFile:
             data_checksum=checksum,
             in_side_file=in_side_file,
         )
-        side = self._write_side(data, number) if in_side_file else None
+        side = self._make_side(data, number, staged) if in_side_file else None
         try:
             self._append([memoryview(front)] if side else [memoryview(front), data])
         except BaseException:
@@ -213,30 +219,18 @@ class JournalFile:
             except OSError:
                 pass
 
-    def _write_side(self, data: memoryview, number: int) -> _Side:
+    def _make_side(self, data: memoryview, number: int, staged: Staging | None) -> _Side:
         with self._changing:
             is_full = len(self._unsynced_sides) >= MAX_UNSYNCED_SIDE_FILES
         if is_full:
             self.sync()
         path = side_path(self._folder, number)
-        try:
-            unlink_if_there(path)  # of an attempt that failed
-            side = _Side(path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
-        except OSError as error:
-            raise from_os_error(error, path) from error
-        try:
-            _write_all(side.fd, [data], 0)
-        except OSError as error:
-            side.remove()
-            raise from_os_error(error, path) from error
-        except BaseException:
-            side.remove()
-            raise
-        return side
+        fd = None if staged is None else staged.adopt(path)
+        return _Side(path, fd) if fd is not None else _written_side(path, data)
 
     def _append(self, buffers: list[memoryview]) -> None:
         try:
-            _write_all(self._fd, buffers, self._end)
+            write_all(self._fd, buffers, self._end)
         except BaseException as error:
             self._cut_back()
             if isinstance(error, OSError):
@@ -266,6 +260,23 @@ class _Side:
             pass
 
 
+def _written_side(path: str, data: memoryview) -> _Side:
+    try:
+        unlink_if_there(path)  # of an attempt that failed
+        side = _Side(path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+    except OSError as error:
+        raise from_os_error(error, path) from error
+    try:
+        write_all(side.fd, [data], 0)
+    except OSError as error:
+        side.remove()
+        raise from_os_error(error, path) from error
+    except BaseException:
+        side.remove()
+        raise
+    return side
+
+
 def unknown(cause: MagdError) -> Unavailable:
     """The error when nobody knows what will be found in a journal file."""
     return Unavailable(
@@ -273,15 +284,3 @@ def unknown(cause: MagdError) -> Unavailable:
         reason=Reason.OUTCOME_UNKNOWN,
         metadata=cause.metadata,
     )
-
-
-def _write_all(fd: int, buffers: list[memoryview], offset: int) -> None:
-    rest = [buffer for buffer in buffers if buffer]
-    while rest:
-        # After a short write, the next one says why.
-        count = os.pwritev(fd, rest, offset)
-        offset += count
-        while rest and count >= len(rest[0]):
-            count -= len(rest.pop(0))
-        if count:
-            rest[0] = rest[0][count:]

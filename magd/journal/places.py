@@ -3,6 +3,7 @@
     <mag>/.magd/journal/<sequence>.journal        one journal file
     <mag>/.magd/journal/<sequence>.journal.new    one that is being made
     <mag>/.magd/journal/<number>.side             the data of the record with this number, where it is large
+    <mag>/.magd/journal/<drawn>.staged            data that arrives, and has no record yet
 
 Sequences and numbers only rise; none is used for a second file. The folder lies inside the mag's, so that rename,
 delete and exchange take it along, and a mag that is made anew does not meet the journal of the one before.
@@ -19,7 +20,7 @@ MAGD_FOLDER: Final = ".magd"
 
 _JOURNAL_FOLDER: Final = "journal"
 _DIGITS: Final = 16
-_FILE: Final = re.compile(r"([0-9]{16}|[1-9][0-9]{16,19})\.(journal|journal\.new|side)", re.ASCII)
+_FILE: Final = re.compile(r"([0-9]{16}|[1-9][0-9]{16,19})\.(journal|journal\.new|side|staged)", re.ASCII)
 _BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 
 
@@ -43,10 +44,19 @@ def side_path(folder: str, number: int) -> str:
     return os.path.join(folder, f"{number:0{_DIGITS}d}.side")
 
 
+def staged_path(folder: str, drawn: int) -> str:
+    """A file for data that arrives.
+
+    :param drawn: a number of at most 16 digits that no other has
+    """
+    return os.path.join(folder, f"{drawn:0{_DIGITS}d}.staged")
+
+
 def parse_name(name: str) -> tuple[str, int] | None:
     """What a name in the folder stands for.
 
-    :return: `journal`, `journal.new` or `side`, and the sequence or number; None if it is none of the journal's
+    :return: `journal`, `journal.new`, `side` or `staged`, and its sequence or number; None if it is none of the
+        journal's
     """
     match = _FILE.fullmatch(name)
     return None if match is None else (match[2], int(match[1]))

@@ -24,10 +24,18 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from magd.errors import DataLoss, os_errors_of
-from magd.journal.places import boot_id, journal_folder, journal_path, new_journal_path, parse_name, side_path
+from magd.journal.places import (
+    boot_id,
+    journal_folder,
+    journal_path,
+    new_journal_path,
+    parse_name,
+    side_path,
+    staged_path,
+)
 from magd.journal.scan import scan
 
 if TYPE_CHECKING:
@@ -115,7 +123,7 @@ def recover(mag_folder: str, format: FileFormat) -> Recovery:  # noqa: A002  # w
         durable=durable,
         void=_gaps(kept, first_number, next_number - 1),
         next_number=next_number,
-        next_sequence=max((number for kind, number in names if kind != "side"), default=0) + 1,
+        next_sequence=max((number for kind, number in names if kind in ("journal", "journal.new")), default=0) + 1,
         leftovers=tuple(_leftovers(folder, names, named)),
     )
     others = [file for file in files if file.start.head.format != format]
@@ -235,12 +243,17 @@ def _merge(newest: _SoundFile, writes: Iterable[StoredWrite]) -> Head:
     return replace(head, revision=revision, unsaved_box=unsaved_box, outcomes=tuple(outcomes.values()))
 
 
+_PATHS: Final = {
+    "journal": journal_path,
+    "journal.new": new_journal_path,
+    "side": side_path,
+    "staged": staged_path,
+}
+
+
 def _leftovers(folder: str, names: Iterable[tuple[str, int]], named: set[str]) -> Iterator[str]:
     for kind, number in names:
-        if kind == "journal.new":
-            yield new_journal_path(folder, number)
-            continue
-        path = side_path(folder, number) if kind == "side" else journal_path(folder, number)
+        path = _PATHS[kind](folder, number)
         if path not in named:
             yield path
 

@@ -14,6 +14,7 @@ from magd.v1 import types_pb2
 if TYPE_CHECKING:
     from magd.acknowledgement import Durability, Revision
     from magd.geometry import Box
+    from magd.journal.staging import Staging
     from magd.v1 import volume_pb2
     from magd.voxels import VoxelArray, VoxelFormat
 
@@ -48,9 +49,14 @@ class WriteHeader:
             if_revision=from_proto.if_revision(request),
         )
 
-    def command(self, data: VoxelArray) -> WriteCommand:
-        """The write, with its data."""
-        return WriteCommand(self.request_id, self.box, data, self.durability, self.bounds, self.mask, self.if_revision)
+    def command(self, data: VoxelArray, staging: Staging | None = None) -> WriteCommand:
+        """The write, with its data.
+
+        :param staging: all of the data, as it arrived
+        """
+        return WriteCommand(
+            self.request_id, self.box, data, self.durability, self.bounds, self.mask, self.if_revision, staging
+        )
 
 
 def refuse_order_and_encoding(request: volume_pb2.WriteBoxRequest | volume_pb2.ReadBoxRequest) -> None:

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from magd.actors.arrival import Arrival
     from magd.framing import Bytes, WriteFrame
-    from magd.geometry import Vec3
     from magd.rpc.admission import Pace
-    from magd.voxels import VoxelArray, VoxelFormat
+    from magd.voxels import VoxelArray
 
 
 async def next_part(requests: AsyncIterator[WriteFrame], pace: Pace) -> Bytes | None:
@@ -48,35 +48,25 @@ async def next_part(requests: AsyncIterator[WriteFrame], pace: Pace) -> Bytes | 
     return frame.data
 
 
-async def receive(
-    first: Bytes,
-    requests: AsyncIterator[WriteFrame],
-    voxels: VoxelFormat,
-    size: Vec3,
-    pace: Pace,
-) -> VoxelArray:
+async def receive(first: Bytes, requests: AsyncIterator[WriteFrame], arrival: Arrival, pace: Pace) -> None:
     """Receive the bytes of a box.
 
     :param first: the bytes that came with the first message
     :param requests: the messages after the first
-    :param size: of the box, in voxels of the mag
-    :return: (c, x, y, z), Fortran order
+    :param arrival: of the box; all of it has arrived when this returns
     :raises InvalidRequest: DATA_LENGTH_MISMATCH: there are more bytes or fewer
     :raises TooSlow: the client is slower than it may be
     """
-    array = voxels.empty(size)
-    target = flat(array)
-    filled = 0
     part: Bytes | None = first
     while part is not None:
-        if len(part) > target.size - filled:
-            raise length_mismatch(filled + len(part), target.size, "at least ")
-        target[filled : filled + len(part)] = np.frombuffer(part, np.uint8)
-        filled += len(part)
+        found = arrival.filled_bytes + len(part)
+        if found > arrival.size_bytes:
+            raise length_mismatch(found, arrival.size_bytes, "at least ")
+        arrival.add(part)
         part = await next_part(requests, pace)
-    if filled < target.size:
-        raise length_mismatch(filled, target.size, "")
-    return array
+    if arrival.filled_bytes < arrival.size_bytes:
+        raise length_mismatch(arrival.filled_bytes, arrival.size_bytes, "")
+    await arrival.finish()
 
 
 def cut(array: VoxelArray) -> Iterator[memoryview]:

@@ -8,12 +8,17 @@ A write:
    meanwhile.
 3. The grant: initial metadata tells the client that its data is welcome. If the first message has all of the
    data, there is nothing to grant.
-4. The parts go into one array.
+4. The parts go into one array, and from there, while further ones arrive, into the checksum and the file that
+   the journal will need: see `actors.arrival`.
 5. When the stream has ended with exactly the bytes of the box, the storage gets the array, and the lease with
    it.
 
 Who leaves before step 5 has written nothing, and the lease is given back. From then on the write belongs to
 the storage, and goes on without the client.
+
+A read is sent slab by slab, while the next ones are read. The whole box is of one moment: the mag keeps its
+turn until the last slab is read, whether the client takes them or not. What fails in the middle ends the call
+with its status.
 """
 
 # ruff: noqa: ARG002, N802  # names and arguments of the methods are those of the protos
@@ -21,6 +26,7 @@ the storage, and goes on without the client.
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from magd.catalog.names import MagName
@@ -63,9 +69,13 @@ class VolumeService:
             if len(first.data) < header.voxels.nbytes(header.box):
                 await context.send_initial_metadata(())
             pace = Pace(self._config)
-            array = await receive(first.data, request_iterator, header.voxels, header.box.size, pace)
-            del first  # it is not part of the lease, and the write may take long
-            return to_proto.acknowledgement(await storage.write(header.name, header.command(array), lease))
+            with await storage.arrival(
+                header.name, header.box, header.voxels, header.durability, header.mask, lease
+            ) as arrival:
+                await receive(first.data, request_iterator, arrival, pace)
+                del first  # it is not part of the lease, and the write may take long
+                command = header.command(arrival.data, arrival.staging)
+                return to_proto.acknowledgement(await storage.write(header.name, command, lease))
 
     async def ReadBox(self, request: volume_pb2.ReadBoxRequest, context: Context) -> AsyncIterator[ReadFrame]:
         """Read one box."""
@@ -87,14 +97,17 @@ class VolumeService:
             yield ReadFrame(response, b"")
             return
         with await storage.budget.lease(cost) as lease:
-            result = await storage.read(name, box, lease)
-            response.revision.CopyFrom(to_proto.revision(result.revision))
-            pace = Pace(self._config)
-            for part in cut(result.data):
-                yield ReadFrame(response, part)
-                pace.moved(len(part))
-                pace.check()
-                response = volume_pb2.ReadBoxResponse()
+            pace: Pace | None = None
+            async with aclosing(storage.read_slabs(name, box, lease)) as slabs:
+                async for slab in slabs:
+                    if pace is None:
+                        pace = Pace(self._config)
+                        response.revision.CopyFrom(to_proto.revision(slab.revision))
+                    for part in cut(slab.data):
+                        yield ReadFrame(response, part)
+                        pace.moved(len(part))
+                        pace.check()
+                        response = volume_pb2.ReadBoxResponse()
 
     async def WriteBoxBatch(
         self, request: volume_pb2.WriteBoxBatchRequest, context: Context

@@ -53,7 +53,22 @@ _PROMISED: Final = 7
 _WRITES: Final = 10
 _MEMORY: Final = "/dev/shm"
 _NUMBERS: Final = (-1, 0, 1, 2, 255, 2**31, 2**63, 2**64 - 1, 2**64, 10**30)
-_VALUES: Final[tuple[Any, ...]] = (None, True, "", "x", "\ud800", 1e308, -1.5, [], {}, [1], [[[]]], [0, 0], {"a": 1}, "9" * 5000)
+_VALUES: Final[tuple[Any, ...]] = (
+    None,
+    True,
+    "",
+    "x",
+    "\ud800",
+    1e308,
+    -1.5,
+    [],
+    {},
+    [1],
+    [[[]]],
+    [0, 0],
+    {"a": 1},
+    "9" * 5000,
+)
 
 
 class Journals:

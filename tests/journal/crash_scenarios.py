@@ -31,10 +31,11 @@ import pytest
 from magd.acknowledgement import Durability, Revision
 from magd.errors import MagdError, Reason, Unavailable
 from magd.geometry import BoundingBox, Box
-from magd.journal import journal_file
+from magd.journal import journal_file, staging
 from magd.journal.journal import Journal, OldFiles
 from magd.journal.records import FileFormat, Head, Outcome, WriteRecord
 from magd.journal.recovery import Recovery, recover
+from magd.journal.staging import Staging
 from magd.voxels import VoxelFormat
 from tests.journal.recorded_disk import Event, RecordedDisk, after_kill, after_power_loss
 
@@ -210,7 +211,7 @@ class Life:
         self.model.maybe.add(index)
         self.note()
         try:
-            number = self.journal.append(record)
+            number = self.journal.append(record, self._stage(record))
         except Unavailable as error:
             if error.reason is not Reason.OUTCOME_UNKNOWN or not self.journal.broken:
                 raise Violated("an append with an unknown outcome says so, and breaks the journal") from error
@@ -225,6 +226,21 @@ class Life:
             self.outcomes[record.request_id] = record.outcome
             self.unsaved = self.unsaved.union(record.extension)
         self.note()
+
+    def _stage(self, record: WriteRecord) -> Staging | None:
+        """Have the data arrive piece by piece; also that of a write that does not come to its end."""
+        while (chance := self.rng.random()) < 0.5:
+            staging = Staging(self.disk.root, sync=self.rng.random() < 0.5)
+            data = record.data.reshape(-1, order="F").data.cast("B")
+            size = self.rng.randrange(1, len(data) + 1)
+            for start in range(0, len(data), size):
+                staging.take(data[start : start + size])
+                self.note()
+            if chance < 0.4:
+                return staging
+            staging.discard()
+            self.note()
+        return None
 
     def _sync(self) -> None:
         assert self.journal is not None
@@ -359,6 +375,7 @@ def run_scenario(
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(journal_file, "SIDE_BYTES", SIDE_BYTES)
+        patch.setattr(staging, "SYNC_BYTES", SIDE_BYTES // 4)
         root = Path(scratch, "0")
         root.mkdir()
         disk = RecordedDisk(str(root))

@@ -360,7 +360,7 @@ def test_files_that_nothing_names_are_removed_when_a_new_epoch_begins(tmp_path: 
     journal.append(make_write(1, box=LARGE))
     journal.close()
     folder = journal_folder(str(tmp_path))
-    for name in ("0000000000000009.side", "0000000000000002.journal.new", "notes.txt"):
+    for name in ("0000000000000009.side", "0000000000000002.journal.new", "0123456789012345.staged", "notes.txt"):
         with open(os.path.join(folder, name), "w") as file:
             file.write("left")
     second = begin_again(tmp_path, 2)

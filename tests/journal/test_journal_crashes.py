@@ -7,6 +7,7 @@ then, the lives are too quiet to prove anything.
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from magd.journal import format as record_format
 from magd.journal import journal_file, places, recovery
 from magd.journal.journal import Journal
 from magd.journal.journal_file import JournalFile
+from magd.journal.staging import Staging
 from tests.journal.crash_scenarios import Violated, run_scenario
 
 if TYPE_CHECKING:
@@ -125,6 +127,16 @@ def _without_outcomes_of_records(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(recovery, "_merge", lambda newest, writes: newest.start.head)
 
 
+def _with_a_staged_file_that_could_not_be_synced(patch: pytest.MonkeyPatch) -> None:
+    real = Staging.discard
+
+    def discard(self: Staging) -> None:
+        if not isinstance(sys.exception(), OSError):
+            real(self)
+
+    patch.setattr(Staging, "discard", discard)
+
+
 @pytest.mark.parametrize(
     "take_away",
     [
@@ -140,6 +152,7 @@ def _without_outcomes_of_records(patch: pytest.MonkeyPatch) -> None:
         _without_declaring_numbers_void,
         _with_a_second_sync_after_one_that_failed,
         _without_outcomes_of_records,
+        _with_a_staged_file_that_could_not_be_synced,
     ],
     ids=lambda control: control.__name__.strip("_").replace("_", " "),
 )

@@ -10,9 +10,11 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from magd.acknowledgement import Acknowledgement, Revision
+from magd.acknowledgement import Acknowledgement, Durability, Revision
+from magd.actors.arrival import Arrival
 from magd.actors.budget import Lease, MemoryBudget
-from magd.actors.types import Bounds, Event, Mask, ReadResult, Status, StorageConfig, WriteCommand
+from magd.actors.threads import Threads
+from magd.actors.types import Bounds, Event, Mask, ReadResult, Slab, Status, StorageConfig, WriteCommand
 from magd.cubes.header import BlockType, Header
 from magd.errors import NotFound, Reason
 from magd.geometry import ORIGIN, Box, Vec3
@@ -68,6 +70,11 @@ class FakeStorage:
         self._check(name)
         return voxels.nbytes(box)
 
+    async def arrival(
+        self, name: MagName, box: Box, voxels: VoxelFormat, durability: Durability, mask: Mask, lease: Lease
+    ) -> Arrival:
+        return Arrival(voxels, box.size, None, Threads(1), lease)
+
     async def write(self, name: MagName, command: WriteCommand, lease: Lease) -> Acknowledgement:
         return await asyncio.shield(await self.begin_write(name, command, lease))
 
@@ -104,6 +111,11 @@ class FakeStorage:
         task = asyncio.get_running_loop().create_task(self.read(name, box, lease))
         lease.keep_until(task)
         return task
+
+    async def read_slabs(self, name: MagName, box: Box, lease: Lease) -> AsyncIterator[Slab]:
+        result = await self.read(name, box, lease)
+        for start in range(0, box.size.z, 64):
+            yield Slab(result.data[..., start : start + 64], result.revision)
 
     def status(self) -> Status:
         return Status(
