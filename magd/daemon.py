@@ -31,7 +31,7 @@ from magd.actors.storage import Storage
 from magd.actors.types import StorageConfig
 from magd.catalog.locks import lock_root
 from magd.catalog.root import Root
-from magd.compression.pool import CompressionPool
+from magd.compression.pool import CompressionPool, default_workers
 from magd.errors import InvalidRequest, MagdError, NotAllowed
 from magd.rpc.addresses import HostPort, UnixPath, check_free, parse_address
 from magd.rpc.admission import EdgeConfig
@@ -101,7 +101,7 @@ async def run(config: DaemonConfig, *, shutdown: Awaitable[object], on_ready: Ca
 
     with lock_root(root.path, read_only=root.read_only):
         async with (
-            _pool(config.storage.pool_workers) as pool,
+            _pool(config.storage.pool_workers, config.storage.max_cpu) as pool,
             Storage(root, config.storage, pool) as storage,
             rpc_server(storage, grpc, edge, registry) as rpc,
             _web(storage, http, registry, rpc) as web,
@@ -160,9 +160,9 @@ async def _run_until_signal(config: DaemonConfig) -> None:
 
 
 @asynccontextmanager
-async def _pool(workers: int) -> AsyncIterator[CompressionPool]:
+async def _pool(workers: int, share: float) -> AsyncIterator[CompressionPool]:
     # Starting and closing wait for processes; signals are to be heard meanwhile.
-    pool = CompressionPool(workers)
+    pool = CompressionPool(workers or default_workers(share), share)
     await asyncio.to_thread(pool.start)
     try:
         yield pool

@@ -228,10 +228,10 @@ class CommitPoint:
             age = max(0.0, now - outcome.unix_time)
             self._outcomes.remember(outcome.request_id, outcome.fingerprint, outcome.acknowledgement, age_seconds=age)
 
-    def lay(self, recovered: Sequence[WriteRecord]) -> None:
+    def lay(self, recovered: Sequence[StoredWrite]) -> None:
         """Take up writes that were recovered, in their order. They are visible from now on."""
-        for record in recovered:
-            self.overlay.add(Entry(record.box, record.data, None))
+        for write in recovered:
+            self.overlay.add(Entry(write.box, write, None))
         if recovered:
             self.flusher.wake()
 
@@ -543,7 +543,10 @@ class CommitPoint:
         self.overlay.drop(left)
         self._applied(left)
         self._abandoned.clear()
-        self.lay(carried)
+        for record in carried:
+            self.overlay.add(Entry(record.box, record.data, None))
+        if carried:
+            self.flusher.wake()
 
     async def close(self) -> None:
         """Bring everything into the cube files and to the disk, and close the journal.

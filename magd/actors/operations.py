@@ -81,12 +81,16 @@ class Operations:
     """The operations of this run of the daemon.
 
     :param group: runs their tasks
+    :param on_start: called when one has been started
     """
 
-    def __init__(self, boot_id: str, events: Events, group: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, boot_id: str, events: Events, group: asyncio.TaskGroup, *, on_start: Callable[[], object] = lambda: None
+    ) -> None:
         self._boot_id = boot_id
         self._events = events
         self._group = group
+        self._on_start = on_start
         self._operations: dict[str, Operation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._count = 0
@@ -97,6 +101,7 @@ class Operations:
         task = self._group.create_task(self._run(operation, work), name=operation.name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        self._on_start()
         return operation.info
 
     def done(self, kind: str, resource: str, result: str) -> OperationInfo:

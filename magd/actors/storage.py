@@ -26,6 +26,7 @@ from magd.actors.mag import MagActor, MagFacts
 from magd.actors.opening import layer_box
 from magd.actors.operations import Operations
 from magd.actors.registry import Registry
+from magd.actors.politeness import Politeness
 from magd.actors.requests import (
     check_box,
     check_size,
@@ -94,7 +95,9 @@ class Storage:
         self._registry = Registry(
             root, self._threads, self._events, config, self._group, on_properties=self._properties_changed
         )
-        self._operations = Operations(self.boot_id, self._events, self._group)
+        self._operations = Operations(self.boot_id, self._events, self._group, on_start=self._make_way)
+        self._politeness = Politeness(pool, self._count_waiting)
+        self._making_way: asyncio.Task[None] | None = None
         self._coordinator = Coordinator(
             root,
             self._threads,
@@ -408,3 +411,13 @@ class Storage:
         if command.data.nbytes <= SMALL_BYTES:
             return fingerprint_of(command)
         return await self._threads.run(fingerprint_of, command)
+    def _make_way(self) -> None:
+        """Have background work make way for requests, as long as there is any."""
+        if self._making_way is None or self._making_way.done():
+            work = self._politeness.run(lambda: self._operations.running_count > 0)
+            self._making_way = self._group.create_task(work, name="politeness")
+
+    def _count_waiting(self) -> int:
+        of_mags = sum(actor.queued for actor in self._registry.open_mags() if not actor.is_held)
+        return self.budget.waiting + of_mags
+

@@ -8,16 +8,23 @@ from typing import TYPE_CHECKING
 import click
 
 from magd.cli.connection import connected, server_option
-from magd.cli.describe import cube_file_document, dataset_document, layer_document, mag_document
+from magd.cli.describe import (
+    cube_file_document,
+    dataset_document,
+    layer_document,
+    mag_document,
+    operation_document,
+)
 from magd.cli.failures import CommandError
 from magd.cli.names import Target, TargetType, short
+from magd.cli.operating import describe_blocks
 from magd.cli.output import Column, json_option, note, print_details, print_json, print_json_line, print_table
 from magd.cli.units import count, format_size
 
 if TYPE_CHECKING:
     from magd.geometry import BoundingBox, Box
     from magd_client import Client, Dataset, Layer, MagHandle
-    from magd_client.info import DatasetInfo, LayerInfo, MagInfo
+    from magd_client.info import DatasetInfo, LayerInfo, MagInfo, OperationInfo
 
 ROWS_AT_ONCE = 500
 """Cube files that are aligned with each other: a mag may have millions, and the first should show at once."""
@@ -72,7 +79,30 @@ def info_command(name: Target, as_json: bool, server: str) -> None:
             print_json(layer_document(layer)) if as_json else print_details(_layer_details(layer))
         else:
             mag = mag_handle(client, name).get_info()
-            print_json(mag_document(mag)) if as_json else print_details(_mag_details(mag))
+            last = _last_conversion(client, mag)
+            if as_json:
+                print_json(mag_document(mag) | {"last_conversion": None if last is None else operation_document(last)})
+            else:
+                print_details(_mag_details(mag) | _conversion_details(last))
+
+
+def _last_conversion(client: Client, mag: MagInfo) -> OperationInfo | None:
+    """The last operation in this run of the daemon that has stored the mag in another way."""
+    for info in client.list_operations(mag.name):
+        if info.statistics is not None and info.statistics.blocks and info.result == mag.name:
+            return info
+    return None
+
+
+def _conversion_details(info: OperationInfo | None) -> dict[str, str]:
+    if info is None or info.statistics is None:
+        return {}
+    statistics = info.statistics
+    stored = f"{format_size(statistics.raw_bytes)} of voxels took {format_size(statistics.stored_bytes)}"
+    return {
+        f"last {info.kind}": f"{stored}; {describe_blocks(statistics)}",
+        **({"note": statistics.note} if statistics.note else {}),
+    }
 
 
 def mag_handle(client: Client, name: Target) -> MagHandle:

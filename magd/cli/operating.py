@@ -1,16 +1,15 @@
-"""`magd compress` and `magd operations`: long work that goes on when the command has ended."""
+"""`magd operations`, and what all commands have in common that start long work: it goes on when they have ended."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from magd.cli.connection import connected, server_option
 from magd.cli.describe import operation_document
 from magd.cli.failures import CommandError
-from magd.cli.listing import mag_handle
-from magd.cli.names import Target, TargetType, parse, short
+from magd.cli.names import parse, short
 from magd.cli.output import (
     Column,
     json_option,
@@ -25,65 +24,7 @@ from magd.cli.units import count, format_seconds, format_size
 
 if TYPE_CHECKING:
     from magd_client import Client, Operation
-    from magd_client.convert import Level
-    from magd_client.info import OperationInfo
-
-
-class LevelType(click.ParamType):
-    """How hard to compress."""
-
-    name = "level"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Level:
-        if value in ("auto", "fast"):
-            return "auto" if value == "auto" else "fast"
-        try:
-            level = int(value)
-        except ValueError:
-            level = 0
-        if not 3 <= level <= 12:
-            self.fail(f"{value!r} is neither auto, fast nor a number from 3 to 12", param, ctx)
-        return level
-
-
-@click.command("compress", short_help="Compress a mag, in place or elsewhere.")
-@click.argument("name", type=TargetType(3))
-@click.option("--target", metavar="DATASET", help="Write DATASET/layer/mag instead of changing NAME.")
-@click.option(
-    "--level",
-    type=LevelType(),
-    default="auto",
-    show_default=True,
-    metavar="auto|fast|3..12",
-    help="auto decides block by block and spends effort only where it pays; a number is a level of LZ4HC.",
-)
-@click.option("--no-wait", is_flag=True, help="Start it, print its name and return.")
-@json_option
-@server_option
-def compress_command(name: Target, target: str | None, level: Level, no_wait: bool, as_json: bool, server: str) -> None:
-    """Compress the mag NAME, in place or into another dataset. Reads and writes go on meanwhile.
-
-    The daemon does the work and goes on with it when this command is interrupted: magd operations lists, follows and
-    cancels it.
-
-    \b
-    Examples:
-      magd compress cortex/color/1
-      magd compress cortex/color/1 --target cortex_small --level 9
-      magd compress cortex/color/1 --no-wait
-    """
-    with connected(server) as client:
-        operation = mag_handle(client, name).compress(target=target, level=level)
-        if no_wait:
-            info = operation.get_info()
-            print_json(operation_document(info)) if as_json else click.echo(info.name)
-            return
-        try:
-            info = _follow(operation, show=not as_json)
-        except KeyboardInterrupt:
-            note(f"{operation.name} goes on; follow it with: magd operations {operation.name} --watch")
-            raise
-        _tell_end(info, as_json)
+    from magd_client.info import OperationInfo, OperationStatistics
 
 
 @click.command("operations", short_help="List, follow or cancel operations.")
@@ -113,22 +54,12 @@ def operations_command(name: str | None, watch: bool, cancel: bool, as_json: boo
         if name is not None and is_operation:
             operation = client.operation(name)
             if watch:
-                _tell_end(_follow(operation, show=not as_json, as_json_lines=as_json), as_json=False, quiet=as_json)
+                _tell_end(follow(operation, show=not as_json, as_json_lines=as_json), as_json=False, quiet=as_json)
                 return
             info = operation.cancel() if cancel else operation.get_info()
             print_json(operation_document(info)) if as_json else print_details(_details(info))
             return
         _list_operations(client, name, as_json)
-
-
-def compress_and_wait(client: Client, name: Target, *, show: bool) -> OperationInfo:
-    """Compress a mag in place and wait until that is done.
-
-    :raises CommandError: it failed or was cancelled
-    """
-    info = _follow(mag_handle(client, name).compress(), show=show)
-    _raise_unless_succeeded(info)
-    return info
 
 
 def _list_operations(client: Client, name: str | None, as_json: bool) -> None:
@@ -148,14 +79,31 @@ def _list_operations(client: Client, name: str | None, as_json: bool) -> None:
     print_table([Column(title) for title in columns], rows)
 
 
-def _follow(operation: Operation, *, show: bool, as_json_lines: bool = False) -> OperationInfo:
+def run_operation(operation: Operation, *, wait: bool, as_json: bool) -> None:
+    """Follow an operation that a command has started to its end, or only tell its name.
+
+    :raises CommandError: it did not succeed
+    """
+    if not wait:
+        info = operation.get_info()
+        print_json(operation_document(info)) if as_json else click.echo(info.name)
+        return
+    try:
+        info = follow(operation, show=not as_json)
+    except KeyboardInterrupt:
+        note(f"{operation.name} goes on; follow it with: magd operations {operation.name} --watch")
+        raise
+    _tell_end(info, as_json)
+
+
+def follow(operation: Operation, *, show: bool, as_json_lines: bool = False) -> OperationInfo:
     """Watch an operation until it ends."""
     info = operation.get_info()
-    with progress_bar(f"{info.kind} {short(info.resource)}", None, in_bytes=False, show=show) as bar:
+    with progress_bar(f"{info.kind} {short(info.resource)}", None, show=show) as bar:
         for info in operation.follow():
             if as_json_lines:
                 print_json_line(operation_document(info))
-            bar.set(info.progress.files_done, info.progress.files_total or None)
+            bar.set(info.progress.bytes_done, info.progress.bytes_total or None)
     return info
 
 
@@ -164,30 +112,58 @@ def _tell_end(info: OperationInfo, as_json: bool, *, quiet: bool = False) -> Non
 
     :raises CommandError: not with success
     """
-    _raise_unless_succeeded(info)
+    raise_unless_succeeded(info)
     if as_json:
         print_json(operation_document(info))
     elif not quiet:
         click.echo(summary_of(info))
+        if info.statistics is not None and info.statistics.blocks:
+            click.echo(describe_blocks(info.statistics))
 
 
-def _raise_unless_succeeded(info: OperationInfo) -> None:
+def raise_unless_succeeded(info: OperationInfo) -> None:
+    """:raises CommandError: it failed or was cancelled"""
     if info.state != "succeeded":
         if info.problem is not None:
             raise CommandError(f"{info.name} failed: {info.problem.message}", info.problem.reason)
         raise CommandError(f"{info.name} was {info.state}", info.state.upper())
 
 
+_DONE: Final = {"compress": "compressed", "decompress": "decompressed", "rechunk": "rechunked"}
+
+
 def summary_of(info: OperationInfo) -> str:
     """What an operation that succeeded has done, in a line."""
     result = short(info.result or info.resource)
-    progress = info.progress
+    done = _DONE.get(info.kind, info.kind)
+    progress, statistics = info.progress, info.statistics
     if not progress.files_total:
-        return f"{result} is compressed; there was nothing to do"
+        if statistics is not None and statistics.note:
+            return f"{result}: {statistics.note}"
+        return f"{result} is {done}; there was nothing to do"
     seconds = _seconds(info)
     took = f" in {format_seconds(seconds)}" if seconds is not None else ""
-    sizes = f"{format_size(progress.bytes_in)} became {format_size(progress.bytes_out)}"
-    return f"compressed {result}: {count(progress.files_done, 'cube file')}, {sizes}{took}"
+    if statistics is None:
+        return f"{done} {result}: {count(progress.files_done, 'cube file')}{took}"
+    sizes = f"{format_size(statistics.raw_bytes)} of voxels take {format_size(statistics.stored_bytes)}"
+    remark = f"; {statistics.note}" if statistics.note else ""
+    return f"{done} {result}: {count(progress.files_done, 'cube file')}, {sizes}{took}{remark}"
+
+
+def describe_blocks(statistics: OperationStatistics) -> str:
+    """What became of the blocks, how fast, and how long others had to wait, in a line."""
+    total = statistics.blocks
+    ways = {
+        "zero": statistics.zero_blocks,
+        "stored as they are": statistics.stored_blocks,
+        "compressed fast": statistics.fast_blocks,
+        "compressed with effort": statistics.high_blocks,
+    }
+    shares = ", ".join(f"{blocks / total:.1%} {way}" for way, blocks in ways.items() if blocks)
+    again = f", {count(statistics.respliced_blocks, 'block')} again" if statistics.respliced_blocks else ""
+    speed = f"{format_size(statistics.bytes_per_second)}/s" if statistics.bytes_per_second else "at once"
+    hold = format_seconds(statistics.longest_hold_seconds)
+    return f"{count(total, 'block')}: {shares}{again}; {speed}; others waited at most {hold}"
 
 
 def _seconds(info: OperationInfo) -> float | None:
@@ -207,12 +183,17 @@ def _details(info: OperationInfo) -> dict[str, str]:
         "kind": info.kind,
         "resource": short(info.resource),
         "state": info.state,
+        "voxels": f"{format_size(progress.bytes_done)} of {format_size(progress.bytes_total)}",
         "cube files": _files(info) + (f", {progress.files_redone} redone" if progress.files_redone else ""),
         "read": format_size(progress.bytes_in),
         "written": format_size(progress.bytes_out),
     }
     if info.result:
         details["result"] = short(info.result)
+    if info.statistics is not None and info.statistics.blocks:
+        details["blocks"] = describe_blocks(info.statistics)
+    if info.statistics is not None and info.statistics.note:
+        details["note"] = info.statistics.note
     if info.problem is not None:
         details["error"] = f"{info.problem.message} [{info.problem.reason}]"
     return details

@@ -48,7 +48,17 @@ _SERVER_PACKAGES = frozenset(
     type=click.Choice(DURABILITIES),
     help="Least durability of every acknowledgement, whatever clients ask for.  [default: none]",
 )
-@click.option("--workers", type=click.IntRange(1, 256), help="Processes that compress.  [default: 2]")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    help="Processes for background work, such as compressing.  [default: one for each core of --max-cpu, at most 16]",
+)
+@click.option(
+    "--max-cpu",
+    type=click.FloatRange(0, 1, min_open=True),
+    metavar="SHARE",
+    help="Share of the machine's cores that background work may take, for instance 0.25.  [default: 1]",
+)
 @click.option("--io-threads", type=click.IntRange(1, 1024), help="Threads for file input and output.  [default: 8]")
 @click.option(
     "--idle-seconds", type=click.FloatRange(0.1), help="Close a mag that nobody used for so long.  [default: 60]"
@@ -86,6 +96,7 @@ def serve_command(
     max_box: int | None,
     min_durability: str | None,
     workers: int | None,
+    max_cpu: float | None,
     io_threads: int | None,
     idle_seconds: float | None,
     flush_seconds: float | None,
@@ -105,7 +116,7 @@ def serve_command(
     Examples:
       magd serve ./data
       magd serve /data --grpc unix:/run/magd.sock --http none
-      magd serve /data --budget 8GiB --workers 16 --log-format json
+      magd serve /data --budget 8GiB --max-cpu 0.5 --log-format json
     """
     # gRPC reads this when it is imported. A daemon never forks, and the handlers for forks cost and warn.
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
@@ -125,6 +136,7 @@ def serve_command(
             max_box_bytes=max_box,
             min_durability=None if min_durability is None else Durability[min_durability.upper()],
             pool_workers=workers,
+            max_cpu=max_cpu,
             io_threads=io_threads,
             idle_seconds=idle_seconds,
             flush_seconds=flush_seconds,

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from magd.compression.jobs import Job
 
 MAX_ATTEMPTS: Final = 3
+MOST_WORKERS: Final = 16
+"""That are started if nobody says how many."""
 
 ResultT = TypeVar("ResultT")
 
@@ -354,6 +356,11 @@ class CompressionPool:
         with self._changed:
             self._processes.remove(worker)
         worker.end()
+
+
+def default_workers(share: float) -> int:
+    """How many workers keep a share of the cores busy. There is a limit, since each takes memory."""
+    return max(1, min(math.ceil(share * available_cores()), MOST_WORKERS))
 
 
 def available_cores() -> int:

@@ -48,7 +48,7 @@ OPERATION_STATES: Final[Mapping[OperationState, operation_pb2.OperationState]] =
     operation_pb2.OperationState, "OPERATION_STATE", {value: value.name for value in OperationState}
 )
 OPERATION_KINDS: Final[Mapping[str, operation_pb2.OperationKind]] = _numbers(
-    operation_pb2.OperationKind, "OPERATION_KIND", {"compress": "compress"}
+    operation_pb2.OperationKind, "OPERATION_KIND", {kind: kind for kind in ("compress", "decompress", "rechunk")}
 )
 """By the kind of an operation."""
 

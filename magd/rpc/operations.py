@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from magd.catalog.names import MagName
 from magd.rpc import from_proto, to_proto
-from magd.rpc.from_proto import refuse
 from magd.v1 import operation_pb2
 from magd.v1.operation_pb2_grpc import OperationServiceServicer
 
@@ -29,15 +28,38 @@ class OperationService(OperationServiceServicer):
         self, request: operation_pb2.CompressMagRequest, context: Context
     ) -> operation_pb2.CompressMagResponse:
         """Start to compress a mag."""
-        if request.min_gain:
-            raise refuse("min_gain")
         info = await self._storage.compress(
             MagName.parse(request.name),
             target=request.target_dataset_id or None,
             level=from_proto.compression_level(request),
             request_id=from_proto.request_id(request.request_id),
+            min_gain=request.min_gain,
         )
         return operation_pb2.CompressMagResponse(operation=to_proto.operation(info))
+
+    async def DecompressMag(
+        self, request: operation_pb2.DecompressMagRequest, context: Context
+    ) -> operation_pb2.DecompressMagResponse:
+        """Start to store a mag raw."""
+        info = await self._storage.decompress(
+            MagName.parse(request.name),
+            target=request.target_dataset_id or None,
+            request_id=from_proto.request_id(request.request_id),
+        )
+        return operation_pb2.DecompressMagResponse(operation=to_proto.operation(info))
+
+    async def RechunkMag(
+        self, request: operation_pb2.RechunkMagRequest, context: Context
+    ) -> operation_pb2.RechunkMagResponse:
+        """Start to store a mag in cube files of other lengths."""
+        info = await self._storage.rechunk(
+            MagName.parse(request.name),
+            target=request.target_dataset_id or None,
+            block_len=request.block_len,
+            file_len=request.file_len,
+            request_id=from_proto.request_id(request.request_id),
+        )
+        return operation_pb2.RechunkMagResponse(operation=to_proto.operation(info))
 
     async def GetOperation(
         self, request: operation_pb2.GetOperationRequest, context: Context

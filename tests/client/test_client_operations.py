@@ -24,7 +24,7 @@ NAME = "operations/1"
 
 
 def operation(state: pb.OperationState, done: int = 0, total: int = 4, **more: object) -> pb.Operation:
-    progress = pb.OperationProgress(files_done=done, files_total=total)
+    progress = pb.OperationProgress(bytes_done=done, bytes_total=total)
     return pb.Operation(name=NAME, state=state, progress=progress, **more)  # type: ignore[arg-type]
 
 
@@ -46,7 +46,7 @@ def test_a_bar_is_shown_while_waiting(
 ) -> None:
     fake.operations[NAME] = [*RUNNING, operation(pb.OPERATION_STATE_SUCCEEDED, 4)]
     client.operation(NAME).wait(progress=True)
-    assert "4/4" in capsys.readouterr().out
+    assert "4/4 bytes" in capsys.readouterr().out
 
 
 def test_a_failure_is_raised_as_the_error_it_is(fake: FakeDaemon, client: magd_client.Client) -> None:

@@ -544,7 +544,8 @@ async def test_an_unknown_operation_is_not_found(server: Served) -> None:
 @pytest.mark.parametrize(
     ("fields", "code", "field"),
     [
-        ({"min_gain": 0.02}, grpc.StatusCode.UNIMPLEMENTED, "min_gain"),
+        ({"min_gain": 1.0}, grpc.StatusCode.INVALID_ARGUMENT, "min_gain"),
+        ({"min_gain": -0.1}, grpc.StatusCode.INVALID_ARGUMENT, "min_gain"),
         ({"level": CompressionLevel(high=2)}, grpc.StatusCode.INVALID_ARGUMENT, "level"),
         ({"level": CompressionLevel(high=13)}, grpc.StatusCode.INVALID_ARGUMENT, "level"),
         ({"level": CompressionLevel(fast=False)}, grpc.StatusCode.INVALID_ARGUMENT, "level.fast"),

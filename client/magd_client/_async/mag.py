@@ -234,6 +234,50 @@ class MagHandle(Sliceable):
         response = await self._connection.call(methods.COMPRESS_MAG, request, timeout)
         return Operation(self._connection, response.operation.name)
 
+    async def decompress(self, target: Resource | None = None, *, timeout: float | None = None) -> Operation:
+        """Start to store it raw. Reads and writes go on meanwhile; no voxel changes.
+
+        :param target: a dataset (a handle or its name) to write to, as target/layer/mag; None: in place
+        :return: the operation; done already if the mag is raw
+        :raises AlreadyExists: the target has this mag
+        :raises Conflict: another operation runs on the mag
+        """
+        request = operation_pb2.DecompressMagRequest(
+            name=self.name,
+            target_dataset_id=names.last_part(names.resource_name(target)),
+            request_id=new_request_id(),
+        )
+        response = await self._connection.call(methods.DECOMPRESS_MAG, request, timeout)
+        return Operation(self._connection, response.operation.name)
+
+    async def rechunk(
+        self,
+        *,
+        block_len: int | None = None,
+        file_len: int | None = None,
+        target: Resource | None = None,
+        timeout: float | None = None,
+    ) -> Operation:
+        """Start to store it in cube files of other lengths. Reads and writes go on meanwhile; no voxel changes.
+
+        :param block_len: edge of a block in voxels, a power of two up to 128; None: as it is
+        :param file_len: edge of a cube file in blocks, a power of two up to 128; None: as it is
+        :param target: a dataset (a handle or its name) to write to, as target/layer/mag; None: in place
+        :return: the operation; done already if the mag has these lengths
+        :raises InvalidRequest: a length is not a power of two up to 128
+        :raises AlreadyExists: the target has this mag
+        :raises Conflict: another operation runs on the mag
+        """
+        request = operation_pb2.RechunkMagRequest(
+            name=self.name,
+            target_dataset_id=names.last_part(names.resource_name(target)),
+            block_len=0 if block_len is None else block_len,
+            file_len=0 if file_len is None else file_len,
+            request_id=new_request_id(),
+        )
+        response = await self._connection.call(methods.RECHUNK_MAG, request, timeout)
+        return Operation(self._connection, response.operation.name)
+
     async def flush(self, level: FlushLevel = "files", *, timeout: float | None = None) -> None:
         """Bring everything that was acknowledged before to the disk.
 

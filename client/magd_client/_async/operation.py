@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from magd_client._async.connection import Connection
-    from magd_client.info import OperationInfo, Progress
+    from magd_client.info import OperationInfo, OperationStatistics, Progress
 
 
 class Operation:
@@ -45,6 +45,13 @@ class Operation:
         :raises NotFound: no operation of this name in this run of the daemon
         """
         return (await self.get_info(timeout=timeout)).progress
+
+    async def get_statistics(self, *, timeout: float | None = None) -> OperationStatistics | None:
+        """What it found and did, once it has succeeded; None before, and for work that writes no cube files.
+
+        :raises NotFound: no operation of this name in this run of the daemon
+        """
+        return (await self.get_info(timeout=timeout)).statistics
 
     async def cancel(self, *, timeout: float | None = None) -> OperationInfo:
         """Ask it to stop. Returns at once; `wait` tells when it has stopped. What it was about to change stays
@@ -100,19 +107,19 @@ class Operation:
         """Wait until it has ended.
 
         :param timeout: seconds; None: as long as it takes
-        :param progress: True shows a bar; a function is called with the cube files done and in all
+        :param progress: True shows a bar; a function is called with the bytes of voxels done and in all
         :return: the operation, which has succeeded
         :raises Cancelled: it ended on request
         :raises MagdError: why it failed
         :raises NotFound: no operation of this name in this run of the daemon
         :raises TooSlow: it has not ended in time; it goes on
         """
-        with show_progress(progress, self.name, 0, in_bytes=False) as meter:
+        with show_progress(progress, self.name, 0, in_bytes=True) as meter:
             last: OperationInfo | None = None
             async with aclosing(self.follow(timeout=timeout)) as infos:
                 async for info in infos:
                     last = info
-                    meter.update(info.progress.files_done, info.progress.files_total)
+                    meter.update(info.progress.bytes_done, info.progress.bytes_total)
         if last is None or not last.ended:
             raise InternalError(f"nothing is known of the end of {self.name}")
         if last.state == "cancelled":

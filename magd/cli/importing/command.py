@@ -108,7 +108,7 @@ def import_command(source: str, target: Target, compress: bool, as_json: bool, s
                 done = [one.run(bar.advance) for one in imports]
             seconds = time.monotonic() - started
             if compress:
-                from magd.cli.operating import compress_and_wait
+                from magd.cli.converting import compress_and_wait
 
                 for result in done:
                     compress_and_wait(client, result.target, show=not as_json)
