@@ -26,7 +26,8 @@ MAX_OUTCOMES: Final = 10_000
 class _Attempt:
     fingerprint: object
     outcome: asyncio.Future[Any]
-    ended_at: float | None = None
+    ended_at: float = 0.0
+    """By the clock of the event loop; of no meaning while it is under way."""
 
 
 class Outcomes:
@@ -37,11 +38,13 @@ class Outcomes:
 
     def __init__(self, window_seconds: float) -> None:
         self._window = window_seconds
-        self._attempts: OrderedDict[str, _Attempt] = OrderedDict()
+        self._under_way: dict[str, _Attempt] = {}
+        self._ended: OrderedDict[str, _Attempt] = OrderedDict()
+        """Oldest first."""
 
     def __len__(self) -> int:
         self._forget_old()
-        return len(self._attempts)
+        return len(self._under_way) + len(self._ended)
 
     def join(self, request_id: str, fingerprint: object) -> asyncio.Future[Any] | None:
         """The outcome of an earlier request with this id, or None if there is none or the id is empty.
@@ -49,7 +52,7 @@ class Outcomes:
         :raises InvalidRequest: REQUEST_ID_REUSED: the earlier one had other content
         """
         self._forget_old()
-        attempt = self._attempts.get(request_id)
+        attempt = self._under_way.get(request_id) or self._ended.get(request_id)
         if attempt is None:
             return None
         if attempt.fingerprint != fingerprint:
@@ -64,17 +67,15 @@ class Outcomes:
         """Remember an attempt that starts now, and its outcome when it is known. An empty id is not remembered."""
         if not request_id:
             return
-        attempt = _Attempt(fingerprint, outcome)
-        self._attempts[request_id] = attempt
+        attempt = self._under_way[request_id] = _Attempt(fingerprint, outcome)
 
         def settle(future: asyncio.Future[Any]) -> None:
-            if self._attempts.get(request_id) is not attempt:
+            if self._under_way.get(request_id) is not attempt:
                 return  # its outcome was put here by `remember`
-            if future.cancelled() or future.exception() is not None:
-                del self._attempts[request_id]
-            else:
+            del self._under_way[request_id]
+            if not future.cancelled() and future.exception() is None:
                 attempt.ended_at = asyncio.get_running_loop().time()
-                self._attempts.move_to_end(request_id)
+                self._ended[request_id] = attempt
 
         outcome.add_done_callback(settle)
 
@@ -85,8 +86,9 @@ class Outcomes:
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[Any] = loop.create_future()
         outcome.set_result(result)
-        self._attempts[request_id] = _Attempt(fingerprint, outcome, loop.time() - age_seconds)
-        self._attempts.move_to_end(request_id)
+        self._under_way.pop(request_id, None)
+        self._ended[request_id] = _Attempt(fingerprint, outcome, loop.time() - age_seconds)
+        self._ended.move_to_end(request_id)
 
     def ended(self) -> list[tuple[str, object, Any, float]]:
         """The outcomes of the window, oldest first: request id, fingerprint, result, age in seconds."""
@@ -94,20 +96,13 @@ class Outcomes:
         now = asyncio.get_running_loop().time()
         return [
             (request_id, attempt.fingerprint, attempt.outcome.result(), now - attempt.ended_at)
-            for request_id, attempt in self._attempts.items()
-            if attempt.ended_at is not None
+            for request_id, attempt in self._ended.items()
         ]
 
     def _forget_old(self) -> None:
-        # Attempts under way stand before or among the ended ones; they are few and stay.
         horizon = asyncio.get_running_loop().time() - self._window
-        excess = len(self._attempts) - MAX_OUTCOMES
-        old: list[str] = []
-        for request_id, attempt in self._attempts.items():
-            if attempt.ended_at is None:
-                continue
-            if attempt.ended_at > horizon and len(old) >= excess:
-                break
-            old.append(request_id)
-        for request_id in old:
-            del self._attempts[request_id]
+        while self._ended:
+            oldest = next(iter(self._ended.values()))
+            if oldest.ended_at > horizon and len(self._ended) <= MAX_OUTCOMES:
+                return
+            self._ended.popitem(last=False)

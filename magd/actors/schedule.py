@@ -14,7 +14,10 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from magd.box_index import BoxIndex
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import TracebackType
 
     from magd.geometry import Box
@@ -108,6 +111,8 @@ class Schedule:
 
     def __init__(self) -> None:
         self._turns: dict[Turn, None] = {}
+        self._boxes = BoxIndex[Turn]()
+        self._of_everything: dict[Turn, None] = {}
 
     def __len__(self) -> int:
         return len(self._turns)
@@ -115,11 +120,25 @@ class Schedule:
     def enter(self, claim: Claim) -> Turn:
         """Take a place behind everything that entered before."""
         turn = Turn(self, claim)
-        for earlier in self._turns:
+        for earlier in self._candidates(claim):
             if claim.conflicts_with(earlier.claim):
                 turn._wait_for(earlier)  # noqa: SLF001  # one mechanism in two classes
         self._turns[turn] = None
+        if claim.everything:
+            self._of_everything[turn] = None
+        elif claim.box is not None:
+            self._boxes.add(turn, claim.box)
         return turn
+
+    def _candidates(self, claim: Claim) -> Iterable[Turn]:
+        """Those among which all are that conflict with a claim."""
+        if claim.everything:
+            return self._turns
+        return (*self._of_everything, *(() if claim.box is None else self._boxes.touching(claim.box)))
 
     def _remove(self, turn: Turn) -> None:
         del self._turns[turn]
+        if turn.claim.everything:
+            del self._of_everything[turn]
+        elif turn.claim.box is not None:
+            self._boxes.remove(turn)
