@@ -402,6 +402,7 @@ def check_progress(value: maintenance_pb2.CheckResponse) -> info.CheckProgress:
         findings=tuple(_finding(finding) for finding in value.findings),
         files_checked=value.files_checked,
         files_damaged=value.files_damaged,
+        removed=tuple(value.removed),
     )
 
 

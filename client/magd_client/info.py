@@ -355,6 +355,8 @@ class CheckProgress:
     findings: tuple[Finding, ...]
     files_checked: int
     files_damaged: int
+    removed: tuple[str, ...] = ()
+    """With `repair`: files and folders that the daemon had left behind and has removed, relative to its root."""
 
 
 @dataclass(frozen=True, slots=True)

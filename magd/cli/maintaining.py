@@ -53,32 +53,40 @@ def flush_command(name: Target | None, level: str, as_json: bool, server: str) -
 @click.command("check", short_help="Look for structural damage.")
 @click.argument("name", required=False)
 @click.option("--deep", is_flag=True, help="Also decode every compressed block.")
+@click.option("--repair", is_flag=True, help="Remove what magd left behind and has no use for any more.")
 @click.option("--offline", is_flag=True, help="NAME is a folder, a root or a dataset; no daemon is needed.")
 @json_option
 @server_option
 @click.pass_context
-def check_command(ctx: click.Context, name: str | None, deep: bool, offline: bool, as_json: bool, server: str) -> None:
+def check_command(
+    ctx: click.Context, name: str | None, deep: bool, repair: bool, offline: bool, as_json: bool, server: str
+) -> None:
     """Look for structural damage: in NAME (a dataset, layer or mag), or in everything.
 
-    Headers, jump tables and lengths of cube files are checked, and the properties. A WKW file has no checksums, so
-    voxels that were changed inside a sound block cannot be noticed. The exit status is 1 if there is damage.
+    Headers, jump tables and lengths of cube files are checked, the properties, and the journals. A WKW file has no
+    checksums, so voxels that were changed inside a sound block cannot be noticed. The exit status is 1 if there is
+    damage.
+
+    With --repair temporaries, retired journal files and the like are removed before that. Data, files of other
+    programs, what is in use and what is damaged are never touched.
 
     \b
     Examples:
       magd check
       magd check cortex/color/1 --deep
       magd check /data --offline --deep
+      magd check /data --offline --repair
 
-    With --json: {files_checked, files_damaged, findings [{file, severity, message}]}.
+    With --json: {files_checked, files_damaged, findings [{file, severity, message}], removed [file]}.
     """
     if offline:
         if name is None:
             raise click.UsageError("--offline needs the folder to check")
         from magd.cli.offline import check_folder
 
-        damaged = _report(check_folder(name, deep=deep), as_json)
+        damaged = _report(check_folder(name, deep=deep, repair=repair), as_json)
     else:
-        damaged = _check_online(name, deep, as_json, server)
+        damaged = _check_online(name, deep, repair, as_json, server)
     ctx.exit(1 if damaged else 0)
 
 
@@ -118,14 +126,14 @@ def status_command(watch: bool, interval: float, as_json: bool, server: str) -> 
             time.sleep(interval)
 
 
-def _check_online(name: str | None, deep: bool, as_json: bool, server: str) -> bool:
+def _check_online(name: str | None, deep: bool, repair: bool, as_json: bool, server: str) -> bool:
     try:
         resource = "" if name is None else parse(name).resource
     except ValueError as error:
         hint = "; for a folder add --offline" if os.path.isdir(name or "") else ""
         raise click.BadParameter(f"{error}{hint}", param_hint="NAME") from error
     with connected(server) as client:
-        return _report(client.check(resource, deep=deep), as_json)
+        return _report(client.check(resource, deep=deep, repair=repair), as_json)
 
 
 def _report(progress: Iterable[CheckProgress], as_json: bool) -> bool:
@@ -134,10 +142,15 @@ def _report(progress: Iterable[CheckProgress], as_json: bool) -> bool:
     :return: whether there is damage
     """
     findings = []
+    removed: list[str] = []
     files_checked = files_damaged = 0
     damaged = False
     for step in progress:
         files_checked, files_damaged = step.files_checked, step.files_damaged
+        removed += step.removed
+        if not as_json:
+            for file in step.removed:
+                click.echo(f"removed: {file}")
         for finding in step.findings:
             damaged = damaged or finding.severity == "damage"
             findings.append(finding)
@@ -145,7 +158,8 @@ def _report(progress: Iterable[CheckProgress], as_json: bool) -> bool:
                 click.echo(f"{finding.severity}: {finding.file}: {finding.message}")
     if as_json:
         documents = [finding_document(finding) for finding in findings]
-        print_json({"files_checked": files_checked, "files_damaged": files_damaged, "findings": documents})
+        document = {"files_checked": files_checked, "files_damaged": files_damaged, "findings": documents}
+        print_json({**document, "removed": removed})
     else:
         verdict = f"{files_damaged:,} damaged" if files_damaged else "damage found" if damaged else "no damage"
         click.echo(f"checked {count(files_checked, 'cube file')}: {verdict}")

@@ -1,7 +1,8 @@
 """`magd check --offline`: looking for damage without a daemon, in a root folder or a single dataset.
 
 The files are only read, also while a daemon serves them; where it writes meanwhile, a finding may be out of date the
-moment it is made, and the online check is the better one.
+moment it is made, and the online check is the better one. A repair takes the locks of a daemon, and is refused while
+one serves the folder.
 """
 
 from __future__ import annotations
@@ -11,20 +12,25 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from magd.cli.failures import SERVER_EXTRA, CommandError, MissingExtra
+from magd.errors import MagdError
 from magd_client.info import CheckProgress, Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from magd.catalog.names import DatasetName
+    from magd.catalog.root import Root
 
-def check_folder(path: str, *, deep: bool) -> Iterator[CheckProgress]:
+
+def check_folder(path: str, *, deep: bool, repair: bool = False) -> Iterator[CheckProgress]:
     """Check every dataset in a folder, or the dataset that it is.
 
     :param deep: also decode every compressed block
+    :param repair: first remove what magd left behind
     :return: each file that was looked at, as the online check reports it; paths of files are relative to `path`
     :raises MissingExtra: the server extra is not installed
     :raises CommandError: there is no such folder
-    :raises MagdError: it cannot be read
+    :raises MagdError: it cannot be read; or it is to be repaired, and a daemon serves it
     """
     if not os.path.isdir(path):
         raise CommandError(f"{path}: no such folder", "NOT_FOUND")
@@ -42,8 +48,12 @@ def check_folder(path: str, *, deep: bool) -> Iterator[CheckProgress]:
     if os.path.isfile(os.path.join(folder, PROPERTIES_NAME)):
         folder, dataset = os.path.split(folder)
         resource, prefix = DatasetName(dataset), f"{dataset}/"
+    root = Root(folder, read_only=not repair)
     progress = CheckProgress((), 0, 0)
-    for file in check_root(Root(folder, read_only=True), resource, deep=deep):
+    if repair:
+        removed = tuple(file.removeprefix(prefix) for file in _remove_leftovers(root, resource))
+        yield replace(progress, removed=removed)
+    for file in check_root(root, resource, deep=deep):
         progress = replace(
             progress,
             findings=tuple(
@@ -56,3 +66,23 @@ def check_folder(path: str, *, deep: bool) -> Iterator[CheckProgress]:
         yield progress
     # Folders without any file give no step, but a check always has totals.
     yield replace(progress, findings=())
+
+
+def _remove_leftovers(root: Root, resource: DatasetName | None) -> Iterator[str]:
+    """What was removed in all datasets or in one, relative to the root."""
+    from magd.catalog import leftovers
+    from magd.catalog.locks import lock_folder, lock_root
+    from magd.catalog.names import DatasetName
+
+    with lock_root(root.path, read_only=False):
+        if resource is None:
+            yield from leftovers.remove_from_root(root)
+        for name in [resource] if resource is not None else map(DatasetName, root.dataset_names()):
+            try:
+                with lock_folder(root.dataset_folder(name), shared=False):
+                    yield from leftovers.remove_from_dataset(root, name, is_served=False, is_quiet=True)
+                    for mag in leftovers.mags_of(root, name):
+                        yield from leftovers.remove_from_mag(root, mag)
+            except MagdError:
+                if resource is not None:
+                    raise  # else the check that follows says what is wrong with it

@@ -161,7 +161,12 @@ def test_a_scan_is_imported_listed_compressed_checked_and_exported(magd: Magd, r
     status = magd("status", "--json").json()
     assert "brain/mri/1" in [mag["name"] for mag in status["mags"]]
     assert "brain/mri/1" in magd("status").out
-    assert magd("check", "--deep", "--json").json() == {"files_checked": 192, "files_damaged": 0, "findings": []}
+    assert magd("check", "--deep", "--json").json() == {
+        "files_checked": 192,
+        "files_damaged": 0,
+        "findings": [],
+        "removed": [],
+    }
 
     for folder in ("brain", "small"):
         with wkw.Dataset.open(str(root / folder / "mri" / "1")) as files_of_mag:

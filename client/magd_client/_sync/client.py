@@ -197,15 +197,22 @@ class Client:
         self._connection.flush("", level, timeout)
 
     def check(
-        self, resource: Resource | None = None, *, deep: bool = False, timeout: float | None = None
+        self,
+        resource: Resource | None = None,
+        *,
+        deep: bool = False,
+        repair: bool = False,
+        timeout: float | None = None,
     ) -> Iterator[CheckProgress]:
         """Look for structural damage. What is found comes as it is found; the last item has the totals.
 
         :param resource: a dataset, layer or mag; None: everything
         :param deep: also decodes every compressed block
+        :param repair: first removes what the daemon itself left behind; data, files of others and what is in use are
+            never touched
         :param timeout: seconds for the whole check; None: an hour
         """
-        request = maintenance_pb2.CheckRequest(name=resource_name(resource), deep=deep)
+        request = maintenance_pb2.CheckRequest(name=resource_name(resource), deep=deep, repair=repair)
         with closing(self._connection.stream(methods.CHECK, request, timeout)) as responses:
             for response in responses:
                 yield convert.check_progress(response)
