@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from magd.cubes.header import Header
     from magd.cubes.mag_files import MagFiles
     from magd.journal.recovery import Recovery
+    from magd.journal.scan import StoredWrite
 
 log = structlog.get_logger(__name__)
 
@@ -496,7 +497,12 @@ class CommitPoint:
             await asyncio.wait([self._last_visible])
 
     async def _bring_to_disk(self) -> None:
-        """Bring the overlay into the cube files, and those to the disk."""
+        """Bring the overlay into the cube files, and those to the disk.
+
+        :raises DataLoss: also: another program changed the files. What was brought into those that are gone is to stay
+            in the journal
+        """
+        self._files.require_unchanged()
         await self.flusher.flush()
         try:
             await self._threads.run(self._files.sync)

@@ -22,7 +22,7 @@ import structlog
 from magd.errors import MagdError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from magd.actors.threads import Threads
     from magd.cubes.mag_files import MagFiles
@@ -33,6 +33,8 @@ log = structlog.get_logger(__name__)
 RETRY_SECONDS: Final = 1.0
 MUCH_BYTES: Final = 64 << 20
 """With so much in the overlay it waits no longer."""
+READ_AT_ONCE_BYTES: Final = 64 << 20
+"""Of recovered entries, whose voxels are in the journal, so much is read before it is applied."""
 
 
 class Flusher:
@@ -133,5 +135,35 @@ class Flusher:
             pass
 
     def _apply(self, entries: Sequence[Entry]) -> tuple[list[Entry], MagdError | None]:
-        written = self._files().write_many([(entry.box, entry.data) for entry in entries])
-        return [entry for entry, done in zip(entries, written.in_files, strict=True) if done], written.error
+        applied: list[Entry] = []
+        left: list[Entry] = []
+        first_error: MagdError | None = None
+        for some in _bounded(entries):
+            # What lies over an entry that is left stays with it: else the older one would be painted over the newer.
+            todo = [entry for entry in some if not any(entry.box.intersects(older.box) for older in left)]
+            try:
+                written = self._files().write_many([(entry.box, entry.data) for entry in todo])
+            except MagdError as error:  # one of them cannot be read from the journal
+                left.extend(some)
+                first_error = first_error or error
+                continue
+            done = {entry for entry, is_in_files in zip(todo, written.in_files, strict=True) if is_in_files}
+            applied.extend(entry for entry in some if entry in done)
+            left.extend(entry for entry in some if entry not in done)
+            first_error = first_error or written.error
+        return applied, first_error
+
+
+def _bounded(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+    """Entries in their order, in groups that take only so much memory beyond what they take already."""
+    group: list[Entry] = []
+    size_bytes = 0
+    for entry in entries:
+        if not entry.is_in_memory:
+            size_bytes += entry.size_bytes
+            if size_bytes > READ_AT_ONCE_BYTES and group:
+                yield group
+                group, size_bytes = [], entry.size_bytes
+        group.append(entry)
+    if group:
+        yield group

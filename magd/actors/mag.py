@@ -323,7 +323,7 @@ class MagActor(Actor[Message]):
     async def _take_up(self, opened: OpenedMag, point: CommitPoint) -> None:
         """Go on where the actor before stopped, or was stopped."""
         point.remember()
-        point.lay(opened.unapplied)
+        point.lay(opened.recovery.writes)
         recovery = opened.recovery
         for note in recovery.notes:
             self._notices.add(self.mag_name, f"journal: {note}")

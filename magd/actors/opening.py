@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from magd.catalog.root import Root
     from magd.cubes.header import Header
     from magd.geometry import Box
-    from magd.journal.records import WriteRecord
     from magd.journal.recovery import Recovery
     from magd.properties.file import Snapshot
     from magd.properties.model import DatasetProperties, LayerProperties, MagProperties
@@ -59,8 +58,6 @@ class OpenedMag:
     files: MagFiles
     recovery: Recovery
     """What its journal says."""
-    unapplied: tuple[WriteRecord, ...]
-    """Writes of the journal that may not be in the files, in their order."""
     lock: FolderLock
 
     def close(self) -> None:
@@ -88,8 +85,7 @@ def open_mag(root: Root, name: MagName, snapshot: Snapshot) -> OpenedMag:
         try:
             _check_voxels(name, files, layer)
             recovery = recover(folder, format_of(files.header))
-            unapplied = tuple(write.read() for write in recovery.writes)
-            return OpenedMag(folder, files, recovery, unapplied, lock)
+            return OpenedMag(folder, files, recovery, lock)
         except BaseException:
             files.close()
             raise
@@ -113,7 +109,7 @@ def exchange_files(opened: OpenedMag, new_folder: str) -> OpenedMag:
         lock.close()
         raise
     opened.close()
-    return OpenedMag(opened.folder, files, recovery, (), lock)
+    return OpenedMag(opened.folder, files, recovery, lock)
 
 
 def header_of(folder: str) -> Header:

@@ -5,12 +5,17 @@
    entries over what it read, in order. Whatever a flush does to the files meanwhile, the voxels of an entry it holds
    come from the entry; and those of an entry that was dropped before came into the files before.
 3. A flush applies entries in order and drops only those it applied.
+4. The voxels of an entry are in memory, leased from the budget by who wrote them; or, of one that was recovered, in the
+   journal, and read when they are needed: what a crash left may be more than fits into memory.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from magd.box_index import BoxIndex
+from magd.journal.scan import StoredWrite
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,15 +30,34 @@ class Entry:
 
     box: Box
     """In voxels of the mag."""
-    data: VoxelArray
-    """(c, x, y, z), Fortran order; not changed any more."""
+    source: VoxelArray | StoredWrite
+    """(c, x, y, z), Fortran order, not changed any more; or where they are in the journal."""
     number: int | None
-    """Of its record in the journal; None if it has none."""
+    """Of its record in the journal; None if it has none, or one of an earlier run."""
+
+    @property
+    def data(self) -> VoxelArray:
+        """(c, x, y, z), Fortran order.
+
+        :raises DataLoss: they are in the journal, and not what was written there, or cannot be read
+        """
+        return self.source.read().data if isinstance(self.source, StoredWrite) else self.source
+
+    @property
+    def size_bytes(self) -> int:
+        """What the voxels take in memory when they are there."""
+        return self.source.data_bytes if isinstance(self.source, StoredWrite) else self.source.nbytes
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether the voxels are in memory already."""
+        return not isinstance(self.source, StoredWrite)
 
     def paint(self, target: VoxelArray, around: Box) -> None:
         """Lay its voxels over an array.
 
         :param target: (c, x, y, z), the voxels of `around`
+        :raises DataLoss: as for `data`
         """
         part = self.box.intersection(around)
         if not part.is_empty:
@@ -44,7 +68,7 @@ class Overlay:
     """The entries of one mag, in the order of their commits."""
 
     def __init__(self) -> None:
-        self._entries: dict[Entry, None] = {}
+        self._entries = BoxIndex[Entry]()
         self.size_bytes = 0
 
     def __len__(self) -> int:
@@ -52,8 +76,8 @@ class Overlay:
 
     def add(self, entry: Entry) -> None:
         """Lay a box over all that are there."""
-        self._entries[entry] = None
-        self.size_bytes += entry.data.nbytes
+        self._entries.add(entry, entry.box)
+        self.size_bytes += entry.size_bytes
 
     def all(self) -> tuple[Entry, ...]:
         """Every entry, in order."""
@@ -65,13 +89,13 @@ class Overlay:
 
     def touching(self, box: Box) -> tuple[Entry, ...]:
         """The entries that share a voxel with a box, in order."""
-        return tuple(entry for entry in self._entries if entry.box.intersects(box))
+        return tuple(self._entries.touching(box))
 
     def drop(self, applied: Iterable[Entry]) -> None:
         """Forget entries that are in the cube files now."""
         for entry in applied:
-            del self._entries[entry]
-            self.size_bytes -= entry.data.nbytes
+            self._entries.remove(entry)
+            self.size_bytes -= entry.size_bytes
 
 
 def _within(part: Box, around: Box) -> tuple[slice, slice, slice, slice]:

@@ -205,3 +205,35 @@ async def test_a_power_loss_is_told_in_the_status_also_when_the_mag_is_at_rest_a
         status = again.status()
         assert [each.name for each in status.mags] == [mag]
         assert [warning.startswith("the power was lost") for warning in status.mags[0].warnings] == [True]
+
+
+async def test_what_was_recovered_stays_in_the_journal_until_it_is_needed(
+    root: Path, pool: CompressionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Storage(Root(str(root)), LAZY, pool) as storage:
+        mag = await make_mag(storage, compressed=True)
+        for value in range(1, 9):
+            await write(storage, mag, (value, value, value), filled(value, 16, 16, 16))
+        seen = await read(storage, mag, (0, 0, 0), (32, 32, 32))
+        crashed = crash(root)
+    monkeypatch.setattr("magd.actors.storage.recover_unopened", no_recovery)
+    monkeypatch.setattr("magd.actors.flusher.READ_AT_ONCE_BYTES", 3 * 16**3)
+    async with Storage(Root(str(crashed)), LAZY, pool) as again:
+        assert np.array_equal(await read(again, mag, (0, 0, 0), (32, 32, 32)), seen)
+        (actor,) = again._registry.open_mags()
+        assert not any(entry.is_in_memory for entry in actor._point().overlay.all())
+        assert again.budget.used_bytes == 0
+        # One cube file cannot be written at first: what touches it stays, and what lies over that.
+        damaged = crashed / "brain/color/1/z0/y0/x0.wkw"
+        damaged.parent.mkdir(parents=True, exist_ok=True)
+        damaged.write_bytes(b"WKW")
+        with pytest.raises(DataLoss):
+            await again.flush(str(mag), to_files=True)
+        damaged.unlink()
+        await again.flush(str(mag), to_files=True)
+        assert len(actor._point().overlay) == 0
+        assert np.array_equal(await read(again, mag, (0, 0, 0), (32, 32, 32)), seen)
+
+
+async def no_recovery(*_: object) -> None:
+    """In place of the recovery in the background."""
