@@ -156,6 +156,8 @@ class Actor(ABC, Generic[MessageT]):
 
         :raises TimeoutError: none came for `idle_seconds`
         """
+        if not self._queue.empty():
+            return self._queue.get_nowait()
         async with asyncio.timeout(idle_seconds):
             return await self._queue.get()
 

@@ -9,7 +9,7 @@
    - any other exception is a bug: INTERNAL with the id under which the log has it, and nothing of its text;
    - a cancellation that does not come from the client (something that the handler awaited was cancelled) is
      an error too. gRPC would send nothing for it, and the client would wait for ever.
-6. One line in the log and the metrics.
+6. One line in the log, and the metrics.
 
 The standard services (health, reflection) are not wrapped: they have no errors of ours, and health answers to
 the end.
@@ -51,6 +51,10 @@ _KINDS: Final = {  # by whether requests and responses are streams
     (True, False): "stream_unary",
     (True, True): "stream_stream",
 }
+SLOW_SECONDS: Final = 1.0
+"""Calls that move boxes and last no longer are for those who want to see everything: there may be thousands a second,
+and the metrics count them."""
+_BOXES: Final = "VolumeService/"
 _OUR_FAULT: Final = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS})
 
 _log = structlog.get_logger("magd.rpc")
@@ -275,7 +279,12 @@ class Calls(grpc.aio.ServerInterceptor):
         seconds = time.perf_counter() - call.started
         self._metrics.ended(call.method, code.name, seconds=seconds, received=call.received, sent=call.sent)
         facts = {"reason": str(error.reason), "error": error.message} if error else {}
-        level = logging.ERROR if code in _OUR_FAULT else logging.INFO
+        if code in _OUR_FAULT:
+            level = logging.ERROR
+        elif code is grpc.StatusCode.OK and seconds < SLOW_SECONDS and call.method.startswith(_BOXES):
+            level = logging.DEBUG
+        else:
+            level = logging.INFO
         _log.log(
             level,
             "call",

@@ -150,6 +150,21 @@ async def test_each_call_has_one_line_in_the_log(fake: tuple[FakeStorage, Served
     assert line["seconds"] >= 0
 
 
+async def test_boxes_that_went_well_are_for_those_who_want_to_see_everything(
+    fake: tuple[FakeStorage, Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, server = fake
+    with capture_logs() as log:
+        await write(server.channel, [header(data=bytes(64))])
+        await until(lambda: len(log) == 1)
+        await failure_of(write(server.channel, [header(name="datasets/a", data=bytes(64))]))
+        await until(lambda: len(log) == 2)
+        monkeypatch.setattr("magd.rpc.interceptors.SLOW_SECONDS", 0)
+        await write(server.channel, [header(data=bytes(64))])
+        await until(lambda: len(log) == 3)
+    assert [line["log_level"] for line in log] == ["debug", "info", "info"]
+
+
 async def test_a_drain_lets_a_write_finish_and_refuses_what_comes_later(
     fake: tuple[FakeStorage, Served],
 ) -> None:
