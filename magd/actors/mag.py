@@ -9,6 +9,9 @@
    more is left out. A write never is.
 5. With nothing to do and no operation under way it closes after a while: everything goes into the cube files and to the
    disk, and the journal keeps only what must be remembered.
+6. Once it notices that another program changed its files it refuses reads and writes. What is committed stays in memory
+   and in the journal, and it does not rest. When an operator asks for it, it is closed as it is; the next actor opens
+   the files as they are by then, and brings what the journal has into them.
 """
 
 from __future__ import annotations
@@ -221,6 +224,7 @@ class MagActor(Actor[Message]):
         :param exchange: is given what exchanges the folders, where more has to change with them
         """
         opened, point = self._require(), self._point()
+        opened.files.require_unchanged()
         await point.checkpoint.ended()
         async with point.flusher.still():
             carried = await self.read_changed(changed)
@@ -266,12 +270,11 @@ class MagActor(Actor[Message]):
     def status(self) -> MagStatus:
         """How the mag is doing."""
         point = self._commit_point
-        takes_no_writes = self._root.read_only or (point is not None and point.takes_no_writes)
-        trouble = point.trouble if point else ""
+        state, reason = self._state()
         return MagStatus(
             name=self.mag_name,
-            state=MagState.READ_ONLY if takes_no_writes else MagState.SERVING,
-            reason="the daemon serves its root read-only" if self._root.read_only else trouble,
+            state=state,
+            reason=reason,
             queue=self.queued,
             running=self._running,
             revision=point.revision if point else None,
@@ -281,6 +284,23 @@ class MagActor(Actor[Message]):
             reads=self._reads,
             warnings=self._notices.of(self.mag_name),
         )
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether another program changed the files, so that nothing is read or written any more."""
+        return self._opened is not None and self._opened.files.changed is not None
+
+    def _state(self) -> tuple[MagState, str]:
+        """The state and its reason."""
+        if self._root.read_only:
+            return MagState.READ_ONLY, "the daemon serves its root read-only"
+        changed = self._opened.files.changed if self._opened is not None else None
+        if changed is not None:
+            return MagState.FAILED, changed.message
+        point = self._commit_point
+        if point is None:
+            return MagState.SERVING, ""
+        return MagState.READ_ONLY if point.takes_no_writes else MagState.SERVING, point.trouble
 
     # -- the task ------------------------------------------------------------------------------------------------
 
@@ -349,7 +369,7 @@ class MagActor(Actor[Message]):
             del envelope  # it holds a box, which would stay in memory until the next message comes
 
     def _may_rest(self) -> bool:
-        return not self.owed and not self.operation
+        return not self.owed and not self.operation and not self.is_stopped
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from magd.actors.notices import Notices
     from magd.actors.threads import Threads
-    from magd.actors.types import StorageConfig
+    from magd.actors.types import MagStatus, StorageConfig
     from magd.catalog.root import Root
     from magd.properties.file import Snapshot
 
@@ -87,6 +87,23 @@ class Registry:
     async def with_mag(self, name: MagName, call: Callable[[MagActor], Awaitable[T]]) -> T:
         """Ask the actor of a mag. Waits while the coordinator holds it."""
         return await self._ask(lambda: self._mag(name), call)
+
+    async def reopen(self, name: MagName) -> MagStatus:
+        """Take a mag up again that stopped because another program changed its files. Others are left alone.
+
+        :return: how it is doing then
+        :raises NotFound, NotAllowed, DataLoss: it cannot be opened
+        """
+        actor = self._mags.get(name)
+        if actor is not None and actor.is_stopped:
+            actor.close()
+            await actor.ended()
+
+        async def status(actor: MagActor) -> MagStatus:
+            await actor.describe()
+            return actor.status()
+
+        return await self.with_mag(name, status)
 
     @asynccontextmanager
     async def holding(self, resource: str, *, dataset: DatasetName | None = None) -> AsyncIterator[None]:

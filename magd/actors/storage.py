@@ -346,6 +346,14 @@ class Storage:
         facts = await self._registry.with_mag(resource, MagActor.describe)
         return self._events.watch_after(name, after, facts.revision)
 
+    async def reopen(self, name: MagName) -> MagStatus:
+        """Take a mag up again that stopped because another program changed its files: they are opened as they are now,
+        and what was committed and is not in them is brought there. A mag that has not stopped is left alone.
+
+        :raises NotFound, NotAllowed, DataLoss: it cannot be opened
+        """
+        return await self._registry.reopen(name)
+
     async def flush(self, name: str, *, to_files: bool) -> int:
         """Raise everything acknowledged on a resource and below it ("" for all) to DISK.
 

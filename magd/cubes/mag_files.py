@@ -173,6 +173,14 @@ class MagFiles:
         is open for reading only, others may change the files."""
         return self._changed
 
+    def require_unchanged(self) -> None:
+        """Refuse to go on once another program changed the files.
+
+        :raises DataLoss: CHANGED_ON_DISK
+        """
+        if self._changed is not None:
+            raise DataLoss(self._changed.message, reason=self._changed.reason, metadata=self._changed.metadata)
+
     @property
     def unsynced_bytes(self) -> int:
         """Bytes written since they were last brought to the disk by `sync`."""
@@ -332,16 +340,12 @@ class MagFiles:
 
     def _find(self, index: Vec3, *, writable: bool = False) -> Handle | None:
         """Look up a cube file. None if it does not exist. No file is given out once one was changed by others."""
-        self._require_unchanged()
+        self.require_unchanged()
         try:
             return self._handles.find(index, writable=writable)
         except DataLoss as error:
             self._note_change(error)
             raise
-
-    def _require_unchanged(self) -> None:
-        if self._changed is not None:
-            raise DataLoss(self._changed.message, reason=self._changed.reason, metadata=self._changed.metadata)
 
     def _note_change(self, error: DataLoss) -> None:
         if error.reason is Reason.CHANGED_ON_DISK and not self.read_only and self._changed is None:
