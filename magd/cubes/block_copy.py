@@ -7,6 +7,7 @@ are copied with a row as one item; of the others, those at the border of the box
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -65,21 +66,19 @@ class BlockCopy:
 
     def __init__(self, header: Header, box: Box, rows: Rows) -> None:
         length, voxel = header.block_len, header.voxels.bytes_per_voxel
-        x = _Axis(box.offset.x, box.end.x, length, unit=voxel)
-        y = _Axis(box.offset.y, box.end.y, length)
-        z = _Axis(box.offset.z, box.end.z, length)
+        start, end = box.offset, box.end
+        x = _axis(start.x, end.x, length, voxel)
+        y = _axis(start.y, end.y, length, 1)
+        z = _axis(start.z, end.z, length, 1)
         self._axes: Final = (z, y, x)
         self._rows: Final = rows
         self._shape: Final = (length, length, length * voxel)
 
-        grid = np.ix_(z.blocks, y.blocks, x.blocks)
-        index = morton_index(grid[2], grid[1], grid[0]).ravel()
-        order = np.argsort(index)
-        self.index: Final[IntArray] = index[order]
+        is_small = len(z) * len(y) * len(x) <= _MAX_KEPT_BLOCKS
+        order = (_kept_order if is_small else _order)(z.first, len(z), y.first, len(y), x.first, len(x))
         # Where in its axis each block lies, counted from the first one that the box touches.
-        self._z, self._y, self._x = (
-            places.tolist() for places in np.unravel_index(order, (len(z.blocks), len(y.blocks), len(x.blocks)))
-        )
+        index, self._z, self._y, self._x = order
+        self.index: Final[IntArray] = index
         self.is_whole: Final[list[bool]] = [
             z.is_whole[k] and y.is_whole[j] and x.is_whole[i] for k, j, i in zip(self._z, self._y, self._x, strict=True)
         ]
@@ -154,15 +153,15 @@ class _Axis:
     :param start, end: of the box, in voxels from the first of the cube file
     :param unit: what slices count, per voxel
 
-    :ivar blocks: coordinates of the blocks
+    :ivar first: coordinate of the first block
     :ivar in_box, in_block: for each block, where the part that it shares with the box lies in either
     :ivar is_whole: for each block, whether the box covers it
     :ivar whole: where the covered blocks lie in the box
     """
 
-    def __init__(self, start: int, end: int, block_len: int, unit: int = 1) -> None:
+    def __init__(self, start: int, end: int, block_len: int, unit: int) -> None:
         first, last = start // block_len, -(-end // block_len)
-        self.blocks: Final[IntArray] = np.arange(first, last)
+        self.first: Final = first
         self.in_box: Final[list[slice]] = []
         self.in_block: Final[list[slice]] = []
         self.is_whole: Final[list[bool]] = []
@@ -177,6 +176,33 @@ class _Axis:
         self.whole_blocks: Final = sum(self.is_whole)
         whole_start = (first + self.first_whole) * block_len - start
         self.whole: Final = slice(whole_start * unit, (whole_start + self.whole_blocks * block_len) * unit)
+
+    def __len__(self) -> int:
+        """Number of blocks that the box touches along it."""
+        return len(self.in_box)
+
+
+# Small boxes mostly lie on a grid of their own, so that the same few ways to lie among blocks come again and again; to
+# work one out takes longer than to copy a block.
+_axis = lru_cache(maxsize=1024)(_Axis)
+_MAX_KEPT_BLOCKS: Final = 64
+
+
+def _order(
+    z: int, z_blocks: int, y: int, y_blocks: int, x: int, x_blocks: int
+) -> tuple[IntArray, list[int], list[int], list[int]]:
+    """The Morton indices of a box of blocks, ascending, and where along z, y and x each lies, from the first on.
+
+    :param z, y, x: the first block
+    """
+    grid = np.ix_(np.arange(z, z + z_blocks), np.arange(y, y + y_blocks), np.arange(x, x + x_blocks))
+    index = morton_index(grid[2], grid[1], grid[0]).ravel()
+    order = np.argsort(index)
+    k, j, i = np.unravel_index(order, (z_blocks, y_blocks, x_blocks))
+    return index[order], k.tolist(), j.tolist(), i.tolist()
+
+
+_kept_order = lru_cache(maxsize=4096)(_order)
 
 
 def runs(index: IntArray, most: int) -> list[tuple[int, int]]:

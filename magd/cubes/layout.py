@@ -56,6 +56,12 @@ def split_by_cube_file(box: Box, cube_len: int) -> Iterator[tuple[Vec3, Box]]:
 
     :return: index of the cube file, and the part of the box in it, in voxels of the mag
     """
+    offset, size = box.offset, box.size
+    cube = offset // cube_len
+    local_x, local_y, local_z = (offset.x % cube_len, offset.y % cube_len, offset.z % cube_len)
+    if max(local_x + size.x, local_y + size.y, local_z + size.z) <= cube_len and not box.is_empty:
+        yield cube, box  # most small boxes: nothing to cut
+        return
     for part in box.split(cube_len):
         yield part.offset // cube_len, part
 
