@@ -23,10 +23,11 @@ from magd.actors.dataset import DatasetActor
 from magd.actors.events import Events
 from magd.actors.hierarchy import Hierarchy
 from magd.actors.mag import MagActor, MagFacts
+from magd.actors.notices import Notices
 from magd.actors.opening import layer_box
 from magd.actors.operations import Operations
-from magd.actors.registry import Registry
 from magd.actors.politeness import Politeness
+from magd.actors.registry import Registry
 from magd.actors.requests import (
     check_box,
     check_size,
@@ -43,6 +44,7 @@ from magd.actors.types import (
     Bounds,
     CubeFileInfo,
     Event,
+    MagStatus,
     Mask,
     OperationInfo,
     PropertiesEvent,
@@ -92,8 +94,15 @@ class Storage:
         self._events = Events(config.events_kept)
         self._views = Views(root)
         self._group = asyncio.TaskGroup()
+        self._notices = Notices()
         self._registry = Registry(
-            root, self._threads, self._events, config, self._group, on_properties=self._properties_changed
+            root,
+            self._threads,
+            self._events,
+            config,
+            self._group,
+            self._notices,
+            on_properties=self._properties_changed,
         )
         self._operations = Operations(self.boot_id, self._events, self._group, on_start=self._make_way)
         self._politeness = Politeness(pool, self._count_waiting)
@@ -390,8 +399,10 @@ class Storage:
     def status(self) -> Status:
         """What the storage is doing."""
         pool = self._pool.statistics
+        in_use = [actor.status() for actor in self._registry.open_mags()]
+        at_rest = self._notices.others(mag.name for mag in in_use)
         return Status(
-            mags=tuple(actor.status() for actor in self._registry.open_mags()),
+            mags=(*in_use, *(MagStatus.at_rest(name, self._notices.of(name)) for name in at_rest)),
             budget_used_bytes=self.budget.used_bytes,
             budget_bytes=self.budget.total_bytes,
             budget_waiting=self.budget.waiting,
@@ -402,6 +413,16 @@ class Storage:
         )
 
     # ------------------------------------------------------------------------------------------------------------
+
+    def _make_way(self) -> None:
+        """Have background work make way for requests, as long as there is any."""
+        if self._making_way is None or self._making_way.done():
+            work = self._politeness.run(lambda: self._operations.running_count > 0)
+            self._making_way = self._group.create_task(work, name="politeness")
+
+    def _count_waiting(self) -> int:
+        of_mags = sum(actor.queued for actor in self._registry.open_mags() if not actor.is_held)
+        return self.budget.waiting + of_mags
 
     def _hurry(self) -> None:
         for actor in self._registry.open_mags():
@@ -419,13 +440,3 @@ class Storage:
         if command.data.nbytes <= SMALL_BYTES:
             return fingerprint_of(command)
         return await self._threads.run(fingerprint_of, command)
-    def _make_way(self) -> None:
-        """Have background work make way for requests, as long as there is any."""
-        if self._making_way is None or self._making_way.done():
-            work = self._politeness.run(lambda: self._operations.running_count > 0)
-            self._making_way = self._group.create_task(work, name="politeness")
-
-    def _count_waiting(self) -> int:
-        of_mags = sum(actor.queued for actor in self._registry.open_mags() if not actor.is_held)
-        return self.budget.waiting + of_mags
-
