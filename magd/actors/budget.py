@@ -39,10 +39,16 @@ SMALL_SHARE: Final = 16
 class Lease:
     """Bytes taken from the budget until every holder has let go. Leaving its context lets go once."""
 
-    def __init__(self, give_back: Callable[[], None], size_bytes: int) -> None:
+    def __init__(self, budget: MemoryBudget, give_back: Callable[[], None], size_bytes: int) -> None:
+        self._budget = budget
         self._give_back = give_back
         self._holders = 1
         self.size_bytes: Final = size_bytes
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether others wait for memory: who keeps it only to save work should not keep it now."""
+        return self._budget.waiting > 0
 
     def keep_until(self, work: asyncio.Future[Any]) -> None:
         """Also hold it until this work has ended, however it ends."""
@@ -182,7 +188,7 @@ class MemoryBudget:
         self._free -= request.size_bytes
         if request.client:
             self._held[request.client] += request.size_bytes
-        return Lease(partial(self._give_back, request.size_bytes, request.client), request.size_bytes)
+        return Lease(self, partial(self._give_back, request.size_bytes, request.client), request.size_bytes)
 
     def _give_back(self, size_bytes: int, client: str) -> None:
         self._free += size_bytes
@@ -197,7 +203,7 @@ class MemoryBudget:
 
     def _take_among_small(self, request: _Request) -> Lease:
         self._small_free -= request.size_bytes
-        return Lease(partial(self._give_back_small, request.size_bytes), request.size_bytes)
+        return Lease(self, partial(self._give_back_small, request.size_bytes), request.size_bytes)
 
     def _give_back_small(self, size_bytes: int) -> None:
         self._small_free += size_bytes

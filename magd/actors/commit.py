@@ -353,6 +353,9 @@ class CommitPoint:
         self._outcomes.remember(command.request_id, write.fingerprint, ack)
         self._events.publish(CommitEvent(self._name, command.box, ack.revision))
         self.flusher.wake()
+        if write.lease.is_wanted:
+            # Those who wait now had the flusher hurry when they began to; what came later would rest here.
+            self.flusher.hurry()
 
     async def _save_extension(self, extension: BoundingBox, durability: Durability) -> None:
         if extension.is_empty:
@@ -570,7 +573,7 @@ class CommitPoint:
                     old = await self._threads.run(journal.rotate, self._head(self._appended, closed=True))
                     await self._threads.run(journal.retire, old)
         except MagdError as error:
-            log.exception("checkpoint at close failed", mag=str(self._name), error=error.message)
+            self._warn(f"committed boxes stay in the journal and not in the cube files: {error.message}")
         finally:
             for held in self._leases.values():
                 held.set_result(None)
