@@ -387,7 +387,7 @@ def server_info(value: maintenance_pb2.GetServerInfoResponse) -> info.ServerInfo
 def server_status(value: maintenance_pb2.GetStatusResponse) -> info.ServerStatus:
     """What a daemon is doing."""
     return info.ServerStatus(
-        mags=tuple(_mag_status(mag) for mag in value.mags),
+        mags=tuple(mag_status(mag) for mag in value.mags),
         budget_used_bytes=value.budget_used_bytes,
         budget_bytes=value.budget_bytes,
         budget_waiting=value.budget_waiting,
@@ -427,7 +427,8 @@ def _finding(value: maintenance_pb2.Finding) -> info.Finding:
     return info.Finding(value.file, cast("info.Severity", severity), value.message)
 
 
-def _mag_status(value: maintenance_pb2.MagStatus) -> info.MagStatus:
+def mag_status(value: maintenance_pb2.MagStatus) -> info.MagStatus:
+    """How a mag in use is doing."""
     state = _lower_name(maintenance_pb2.MagState, value.state, "MAG_STATE_")
     return info.MagStatus(
         name=value.name,

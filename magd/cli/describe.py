@@ -149,7 +149,7 @@ def finding_document(finding: Finding) -> Document:
 def status_document(info: ServerStatus) -> Document:
     """What a daemon is doing."""
     return {
-        "mags": [_mag_status_document(mag) for mag in info.mags],
+        "mags": [mag_status_document(mag) for mag in info.mags],
         "budget_used_bytes": info.budget_used_bytes,
         "budget_bytes": info.budget_bytes,
         "budget_waiting": info.budget_waiting,
@@ -163,7 +163,8 @@ def revision_document(revision: Revision | None) -> list[int] | None:
     return None if revision is None else [revision.epoch, revision.counter]
 
 
-def _mag_status_document(info: MagStatus) -> Document:
+def mag_status_document(info: MagStatus) -> Document:
+    """How a mag in use is doing."""
     return {
         "name": short(info.name),
         "state": info.state,

@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "operations": "magd.cli.operating",
     "flush": "magd.cli.maintaining",
     "check": "magd.cli.maintaining",
+    "reopen": "magd.cli.maintaining",
     "status": "magd.cli.maintaining",
     "demo": "magd.cli.demo",
 }

@@ -1,4 +1,4 @@
-"""`magd flush`, `magd check` and `magd status`: looking after a daemon and its files."""
+"""`magd flush`, `magd check`, `magd reopen` and `magd status`: looking after a daemon and its files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from magd.cli.connection import connected, server_option
-from magd.cli.describe import finding_document, status_document
-from magd.cli.listing import handle_of
+from magd.cli.describe import finding_document, mag_status_document, status_document
+from magd.cli.listing import handle_of, mag_handle
 from magd.cli.names import Target, TargetType, parse, short
 from magd.cli.output import Column, json_option, note, print_details, print_json, print_json_line, print_table
 from magd.cli.units import count, format_seconds, format_size
@@ -88,6 +88,30 @@ def check_command(
     else:
         damaged = _check_online(name, deep, repair, as_json, server)
     ctx.exit(1 if damaged else 0)
+
+
+@click.command("reopen", short_help="Accept files that another program changed.")
+@click.argument("name", type=TargetType(3))
+@json_option
+@server_option
+def reopen_command(name: Target, as_json: bool, server: str) -> None:
+    """Take up the mag NAME again, which stopped because another program changed its files.
+
+    They are read as they are now, and what was committed and is not in them is brought there. magd status says which
+    file it is. A mag that has not stopped is left alone.
+
+    \b
+    Example:
+      magd reopen cortex/color/1
+
+    With --json: the mag, as in magd status.
+    """
+    with connected(server) as client:
+        status = mag_handle(client, name).reopen()
+    if as_json:
+        print_json(mag_status_document(status))
+    else:
+        click.echo(f"{name} is {status.state}" + (f": {status.reason}" if status.reason else ""))
 
 
 @click.command("status", short_help="Show what the daemon is doing.")

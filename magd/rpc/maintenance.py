@@ -7,6 +7,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
+from magd.catalog.names import MagName
 from magd.rpc import from_proto, to_proto
 from magd.rpc.admission import MAX_MESSAGE_BYTES, PART_BYTES
 from magd.rpc.enums import DURABILITIES
@@ -81,3 +82,10 @@ class MaintenanceService(MaintenanceServiceServicer):
                 files_damaged=step.files_damaged,
                 removed=step.removed,
             )
+
+    async def ReopenMag(
+        self, request: maintenance_pb2.ReopenMagRequest, context: Context
+    ) -> maintenance_pb2.ReopenMagResponse:
+        """Take a mag up again whose files another program changed."""
+        status = await self._storage.reopen(MagName.parse(request.name))
+        return maintenance_pb2.ReopenMagResponse(mag=to_proto.mag_status(status))

@@ -209,7 +209,7 @@ def finding(value: Finding) -> maintenance_pb2.Finding:
 def status(value: Status) -> maintenance_pb2.GetStatusResponse:
     """What the daemon is doing."""
     return maintenance_pb2.GetStatusResponse(
-        mags=[_mag_status(each) for each in value.mags],
+        mags=[mag_status(each) for each in value.mags],
         budget_used_bytes=value.budget_used_bytes,
         budget_bytes=value.budget_bytes,
         budget_waiting=value.budget_waiting,
@@ -218,7 +218,8 @@ def status(value: Status) -> maintenance_pb2.GetStatusResponse:
     )
 
 
-def _mag_status(value: MagStatus) -> maintenance_pb2.MagStatus:
+def mag_status(value: MagStatus) -> maintenance_pb2.MagStatus:
+    """How a mag in use is doing."""
     return maintenance_pb2.MagStatus(
         name=str(value.name),
         state=MAG_STATES[value.state],

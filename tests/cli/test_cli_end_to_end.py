@@ -365,3 +365,23 @@ def test_the_installed_script_is_the_same_command_line() -> None:
     script = shutil.which("magd", path=os.path.dirname(sys.executable))
     assert script is not None
     assert subprocess.run([script, "--version"], capture_output=True, text=True, check=True).stdout.startswith("magd ")
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_mag_that_another_program_changed_says_so_until_it_is_reopened(
+    magd: Magd, root: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "volume.npy", noise((16, 16, 16)))
+    magd("import", tmp_path / "volume.npy", "cortex/color", "--voxel-size", "11,11,28")
+    magd("flush")
+    assert "cortex/color/1 is serving" in magd("reopen", "cortex/color/1").out
+    (cube_file,) = (root / "cortex/color/1").rglob("x0.wkw")
+    shutil.copyfile(cube_file, tmp_path / "copy")
+    os.replace(tmp_path / "copy", cube_file)
+    failed = magd("export", "cortex/color/1", tmp_path / "out.npy", fails=1)
+    assert "another program" in failed.error
+    (mag,) = magd("status", "--json").json()["mags"]
+    assert mag["state"] == "failed"
+    assert str(cube_file) in mag["reason"]
+    assert magd("reopen", "cortex/color/1", "--json").json()["state"] == "serving"
+    magd("export", "cortex/color/1", tmp_path / "out.npy", "--overwrite")

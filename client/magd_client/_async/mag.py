@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from magd.errors import InvalidRequest, MagdError, NotAllowed, Reason
 from magd.geometry import ORIGIN, Box, Mag, Vec3Like
-from magd.v1 import dataset_pb2, operation_pb2
+from magd.v1 import dataset_pb2, maintenance_pb2, operation_pb2
 from magd_client import arrays, convert, methods, names
 from magd_client._async import boxes
 from magd_client._async.boxes import Target, WriteOptions
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from magd.acknowledgement import Acknowledgement, Revision
     from magd.voxels import VoxelArray
     from magd_client.convert import Bounds, DurabilityLike, FlushLevel, Level
-    from magd_client.info import CubeFile, MagInfo
+    from magd_client.info import CubeFile, MagInfo, MagStatus
     from magd_client.names import Resource
     from magd_client.progress import ProgressLike
 
@@ -285,6 +285,21 @@ class MagHandle(Sliceable):
         :param timeout: seconds; None: an hour
         """
         await self._connection.flush(self.name, level, timeout)
+
+    async def reopen(self, *, timeout: float | None = None) -> MagStatus:
+        """Accept that another program changed its files, which stopped it: they are read as they are now, and what was
+        committed and is not in them is brought there. A mag that has not stopped is left alone.
+
+        What was written with the durability "none" and was not in the files yet is lost.
+
+        :return: how it is doing then
+        :raises NotFound: there is no such mag
+        :raises DataLoss: header.wkw or the journal is damaged
+        """
+        request = maintenance_pb2.ReopenMagRequest(name=self.name)
+        response = await self._connection.call(methods.REOPEN_MAG, request, timeout)
+        self._target = None
+        return convert.mag_status(response.mag)
 
     async def delete(self, *, timeout: float | None = None) -> str:
         """Remove it from the layer, and move its folder to the trash.
