@@ -23,7 +23,9 @@ import os
 import random
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -47,7 +49,6 @@ HALF: Final = EDGE // 2
 WRITERS: Final = 3
 OLD_IDS: Final = 6
 """Acknowledged writes that are sent again after each power loss."""
-_JOIN_SECONDS: Final = 100.0
 
 
 @dataclass(slots=True, eq=False)
@@ -105,36 +106,25 @@ class Boxes:
 
     def act(self, address: str, position: Callable[[], int]) -> None:
         """See Workload."""
-        failures: list[BaseException] = []
         done = threading.Event()
 
-        def use(work: Callable[[MagHandle], None]) -> threading.Thread:
-            def run() -> None:
-                try:
-                    with magd_client.connect(address) as client:
-                        work(_mag(client))
-                except BaseException as error:  # noqa: BLE001  # raised below
-                    failures.append(error)
-
-            thread = threading.Thread(target=run, daemon=True)
-            thread.start()
-            return thread
+        def use(work: Callable[[MagHandle], None]) -> None:
+            with magd_client.connect(address) as client:
+                work(_mag(client))
 
         def write(mag: MagHandle, plan: Sequence[Sent]) -> None:
             for sent in plan:
                 sent.send(mag, position)
 
-        others = [use(lambda mag: self._flush(mag, position, done))]
-        if self._kind == "compress":
-            others.append(use(lambda mag: self._compress(mag, position)))
-        writers = [use(lambda mag, plan=plan: write(mag, plan)) for plan in self._plans]  # type: ignore[misc]
-        for thread in writers:
-            thread.join(_JOIN_SECONDS)
-        done.set()
-        for thread in others:
-            thread.join(_JOIN_SECONDS)
-        if failures:
-            raise failures[0]
+        with ThreadPoolExecutor(WRITERS + 2) as threads:
+            others = [threads.submit(use, lambda mag: self._flush(mag, position, done))]
+            if self._kind == "compress":
+                others.append(threads.submit(use, lambda mag: self._compress(mag, position)))
+            writers = [threads.submit(use, partial(write, plan=plan)) for plan in self._plans]
+            wait(writers)
+            done.set()
+        for future in (*writers, *others):
+            future.result()
 
     def acknowledged(self) -> Sequence[int]:
         """See Workload."""

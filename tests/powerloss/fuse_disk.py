@@ -3,8 +3,12 @@
     python -m tests.powerloss.fuse_disk FOLDER MOUNTPOINT
 
 `FOLDER/image` is the disk as it is, the log goes to the same folder, and the image appears as `MOUNTPOINT/disk`. It
-prints a line when it serves, and ends when it is unmounted. Requests are taken one at a time, and what the kernel
-writes is never kept back by it: the order of the log is that in which a disk with one queue would have seen them.
+prints a line when it serves, and ends when it is told to (SIGTERM). Requests are taken one at a time, and what the
+kernel writes is never kept back by it: the order of the log is that in which a disk with one queue would have seen
+them.
+
+It leaves the mount namespace of the others as soon as it serves. Else, when all of them are killed, it may be the last
+process there: it would then have to unmount a file system whose disk it is itself, and wait for its own answers.
 
 It needs the package mfusepy and libfuse (`fuse3` in Debian). The first is imported here only, since its import fails
 without the second.
@@ -12,6 +16,7 @@ without the second.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
@@ -24,6 +29,8 @@ from tests.powerloss.disk_log import DiskLogWriter
 
 DISK: Final = "disk"
 READY: Final = "serving"
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_CLONE_NEWNS: Final = 0x00020000
 
 
 class FuseDisk(mfusepy.Operations):  # type: ignore[misc]  # the package ships no type information
@@ -38,6 +45,8 @@ class FuseDisk(mfusepy.Operations):  # type: ignore[misc]  # the package ships n
 
     def init(self, path: str) -> None:
         """It is mounted."""
+        if _LIBC.unshare(_CLONE_NEWNS):
+            raise OSError(ctypes.get_errno(), "cannot leave the mount namespace")
         sys.stdout.write(f"{READY}\n")
         sys.stdout.flush()
 

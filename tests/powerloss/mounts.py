@@ -3,6 +3,7 @@
 Everything is mounted in a mount namespace, by processes in a pid namespace of their own. When the first of them ends,
 however it ends, the kernel kills the others, and with the last of them the mounts go. The loop devices are told to go
 with their mounts. So nothing is left behind, also when a test is killed.
+(`fuse_disk` says what the process behind a disk has to do for that.)
 """
 
 from __future__ import annotations
@@ -71,16 +72,17 @@ def make_file_system(image: str, size_bytes: int) -> None:
 
 
 @contextmanager
-def mounted(image: str, folder: str) -> Iterator[None]:
+def mounted(image: str, folder: str, options: str = "data=ordered") -> Iterator[None]:
     """Mount the file system of a disk.
 
     :param folder: exists, and is where
+    :param options: of ext4
     :raises MountError: it cannot be mounted
     """
     device = run("losetup", "--find", "--show", image).strip()
     try:
         # commit: what is not synced gets to the disk soon, so that a short recording has all of it.
-        run("mount", "-t", "ext4", "-o", "noatime,commit=1", device, folder)
+        run("mount", "-t", "ext4", "-o", f"noatime,commit=1,{options}", device, folder)
     finally:
         run("losetup", "--detach", device)  # when it is not used any more
     try:

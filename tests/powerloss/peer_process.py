@@ -24,6 +24,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
+import magd_client
+from tests.powerloss.local_server import LocalServer
+from tests.support.daemon import Daemon
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
@@ -173,14 +177,12 @@ class MagdPeer:
 
     def __init__(self, *, compressed: bool) -> None:
         self._compressed = compressed
-        self._folder = tempfile.mkdtemp(prefix="magd-peer-")
+        self._folder = tempfile.TemporaryDirectory(prefix="magd-peer-")
+        self._daemon: Daemon | None = None
 
     def create(self, root: str) -> Callable[[Offset, Voxels], object]:
         """See Peer."""
-        import magd_client
-        from tests.support.daemon import Daemon
-
-        self._daemon = Daemon(root, "--workers", "1", grpc=f"unix:{self._folder}/socket")
+        self._daemon = Daemon(root, "--workers", "1", grpc=f"unix:{self._folder.name}/socket")
         dataset = magd_client.connect(self._daemon.grpc).create_dataset("d", voxel_size=(1, 1, 1))
         mag = dataset.add_layer("l", category="color", dtype="uint8").add_mag(
             "1", block_len=BLOCK, file_len=FILE // BLOCK, compressed=self._compressed
@@ -190,15 +192,15 @@ class MagdPeer:
     @contextmanager
     def open(self, root: str) -> Iterator[Callable[[Offset], Voxels]]:
         """See Peer."""
-        from tests.powerloss.local_server import LocalServer
-
-        with LocalServer(self._folder) as server, server.serving(root) as client:
+        with LocalServer(self._folder.name) as server, server.serving(root) as client:
             mag = client.dataset("d").layer("l").mag("1")
             yield lambda offset: mag.read(offset, SIZE)[0]
 
     def end(self) -> None:
         """See Peer."""
-        self._daemon.kill()
+        if self._daemon is not None:
+            self._daemon.kill()
+        self._folder.cleanup()
 
 
 PEERS: Final[Mapping[str, Callable[[], Peer]]] = {

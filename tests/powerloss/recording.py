@@ -27,12 +27,14 @@ class RecordedDisk:
     """A context manager. Outside of the context its log and its first state can be read.
 
     :param folder: an empty folder, best in memory
+    :param options: with which the file system is mounted
     :ivar root: the folder where the file system is mounted
     :ivar first_image: the disk before the first event of the log
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, *, options: str = "data=ordered") -> None:
         self.folder: Final = folder
+        self._options = options
         self.first_image: Final = os.path.join(folder, "first")
         self._served = os.path.join(folder, "served")
         self.root: Final = os.path.join(folder, "recorded")
@@ -55,7 +57,7 @@ class RecordedDisk:
             if line != _READY:
                 raise AssertionError(f"the disk is not served: {line!r}")
             stack.callback(run, "umount", self._served)
-            stack.enter_context(mounted(os.path.join(self._served, "disk"), self.root))
+            stack.enter_context(mounted(os.path.join(self._served, "disk"), self.root, self._options))
             self._stack = stack.pop_all()
         return self
 
@@ -108,8 +110,9 @@ def _write_back(path: str) -> None:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
     try:
-        process.wait(10.0)  # it was unmounted
+        process.wait(10.0)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

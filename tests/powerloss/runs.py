@@ -5,7 +5,8 @@
 To be run in namespaces of its own (`tests.powerloss.mounts.isolated`).
 
 1. A daemon is started on a recorded disk. The workload acts, and is answered; the kernel writes back files meanwhile at
-   random moments, as it may. The daemon is killed.
+   random moments, as it may. The daemon is killed, and another one started, which recovers: the power may be lost then
+   as well. The file system keeps the order of data and metadata (`data=ordered`), or not (`data=writeback`).
 2. States are drawn from the log. For each, the image of the disk is made and mounted, which replays the journal of the
    file system, and magd is started on it in this process. The workload checks what was promised, first through magd,
    then in the files.
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 import traceback
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -37,8 +39,9 @@ from tests.powerloss.workload import Checked
 from tests.support.daemon import MAGD, Daemon
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from magd_client import Client
     from tests.powerloss.states import PowerLoss
     from tests.powerloss.workload import Workload
 
@@ -51,6 +54,7 @@ WORKLOADS: Final[Mapping[str, Callable[[int], Workload]]] = {
     "delete": lambda seed: Steps("delete", seed),
 }
 STATES_PER_RECORDING: Final = 84
+_ORDERS: Final = ("data=ordered", "data=writeback")
 _FOLDER_OF_ROOT: Final = "root"
 """Beside the folder `lost+found` of the file system."""
 
@@ -105,7 +109,7 @@ def record_and_check(
     outcome = Outcome(recordings=1)
     with tempfile.TemporaryDirectory(prefix="magd-power-", dir=memory_folder()) as folder:
         began = time.monotonic()
-        disk = RecordedDisk(folder)
+        disk = RecordedDisk(folder, options=random.Random(seed).choice(_ORDERS))
         first = _record(workload, disk, seed, command, environment)
         events = read_log(folder)
         outcome.events = len(events)
@@ -137,21 +141,40 @@ def _record(
     with disk:
         root = os.path.join(disk.root, _FOLDER_OF_ROOT)
         os.mkdir(root)
-        daemon = Daemon(
-            root, "--workers", "1", grpc=f"unix:{disk.folder}/socket", command=command, environment=environment
-        )
-        try:
+        with _daemon(root, disk.folder, command, environment) as daemon:
             with magd_client.connect(daemon.grpc) as client:
                 workload.prepare(client)
             run("sync", "--file-system", root)
             first = disk.position()
             with Writeback(root, random.Random(seed)):
                 workload.act(daemon.grpc, disk.position)
-        except MagdError as error:
-            raise AssertionError(f"the daemon failed on a sound disk\n{daemon.log}") from error
-        finally:
-            daemon.kill()
+        with _daemon(root, disk.folder, command, environment) as daemon, magd_client.connect(daemon.grpc) as client:
+            _recover(client)
     return first
+
+
+@contextmanager
+def _daemon(root: str, folder: str, command: Sequence[str], environment: Mapping[str, str] | None) -> Iterator[Daemon]:
+    """A daemon that is killed in the end."""
+    daemon = Daemon(root, "--workers", "1", grpc=f"unix:{folder}/socket", command=command, environment=environment)
+    try:
+        yield daemon
+    except MagdError as error:
+        raise AssertionError(f"the daemon failed on a sound disk\n{daemon.log}") from error
+    finally:
+        daemon.kill()
+
+
+def _recover(client: Client) -> None:
+    """Bring what is in the journals into the files."""
+    for dataset in client.list_datasets():
+        for layer in client.dataset(dataset.name.rpartition("/")[2]).list_layers():
+            for mag in layer.mags:
+                handle = (
+                    client.dataset(dataset.name.rpartition("/")[2]).layer(layer.name.rpartition("/")[2]).mag(mag.mag)
+                )
+                handle.read((0, 0, 0), (1, 1, 1))
+                handle.flush()
 
 
 def _check(workload: Workload, server: LocalServer, image: str, at: str, state: PowerLoss, checked: Checked) -> str:

@@ -14,7 +14,7 @@ import copy
 import json
 import os
 import random
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,7 +41,6 @@ EDGE: Final = 24
 """Of the voxels of a mag that are looked at; nothing is written beyond."""
 LAYERS: Final = ("a", "b")
 MAGS: Final = ("1", "2")
-_JOIN_SECONDS: Final = 100.0
 
 WEIGHTS: Final[Mapping[str, Mapping[str, int]]] = {
     "create": {"add_layer": 6, "add_mag": 8, "write": 2, "delete_dataset": 1},
@@ -194,25 +193,18 @@ class Steps:
 
     def act(self, address: str, position: Callable[[], int]) -> None:
         """See Workload."""
-        failures: list[BaseException] = []
 
-        def run(name: str, plan: Sequence[Taken]) -> None:
-            try:
-                with magd_client.connect(address) as client:
-                    for taken in plan:
-                        taken.began = position()
-                        taken.step.act(client, name)
-                        taken.ended = position()
-            except BaseException as error:  # noqa: BLE001  # raised below
-                failures.append(error)
+        def take(name: str, plan: Sequence[Taken]) -> None:
+            with magd_client.connect(address) as client:
+                for taken in plan:
+                    taken.began = position()
+                    taken.step.act(client, name)
+                    taken.ended = position()
 
-        threads = [threading.Thread(target=run, args=item, daemon=True) for item in self._plans.items()]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(_JOIN_SECONDS)
-        if failures:
-            raise failures[0]
+        with ThreadPoolExecutor(CLIENTS) as threads:
+            futures = [threads.submit(take, name, plan) for name, plan in self._plans.items()]
+        for future in futures:
+            future.result()
 
     def acknowledged(self) -> Sequence[int]:
         """See Workload."""
