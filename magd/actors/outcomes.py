@@ -24,10 +24,20 @@ MAX_OUTCOMES: Final = 10_000
 
 @dataclass(slots=True)
 class _Attempt:
+    """A request under way."""
+
     fingerprint: object
     outcome: asyncio.Future[Any]
-    ended_at: float = 0.0
-    """By the clock of the event loop; of no meaning while it is under way."""
+
+
+@dataclass(slots=True)
+class _Ended:
+    """A request that ended well."""
+
+    fingerprint: object
+    result: object
+    at: float
+    """By the clock of the event loop."""
 
 
 class Outcomes:
@@ -39,7 +49,7 @@ class Outcomes:
     def __init__(self, window_seconds: float) -> None:
         self._window = window_seconds
         self._under_way: dict[str, _Attempt] = {}
-        self._ended: OrderedDict[str, _Attempt] = OrderedDict()
+        self._ended: OrderedDict[str, _Ended] = OrderedDict()
         """Oldest first."""
 
     def __len__(self) -> int:
@@ -61,7 +71,11 @@ class Outcomes:
                 reason=Reason.REQUEST_ID_REUSED,
                 metadata={"field": "request_id", "value": request_id},
             )
-        return attempt.outcome
+        if isinstance(attempt, _Attempt):
+            return attempt.outcome
+        outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        outcome.set_result(attempt.result)
+        return outcome
 
     def begin(self, request_id: str, fingerprint: object, outcome: asyncio.Future[Any]) -> None:
         """Remember an attempt that starts now, and its outcome when it is known. An empty id is not remembered."""
@@ -74,8 +88,8 @@ class Outcomes:
                 return  # its outcome was put here by `remember`
             del self._under_way[request_id]
             if not future.cancelled() and future.exception() is None:
-                attempt.ended_at = asyncio.get_running_loop().time()
-                self._ended[request_id] = attempt
+                now = asyncio.get_running_loop().time()
+                self._ended[request_id] = _Ended(attempt.fingerprint, future.result(), now)
 
         outcome.add_done_callback(settle)
 
@@ -83,11 +97,8 @@ class Outcomes:
         """Keep an outcome that is known by other ways than the future of its attempt."""
         if not request_id:
             return
-        loop = asyncio.get_running_loop()
-        outcome: asyncio.Future[Any] = loop.create_future()
-        outcome.set_result(result)
         self._under_way.pop(request_id, None)
-        self._ended[request_id] = _Attempt(fingerprint, outcome, loop.time() - age_seconds)
+        self._ended[request_id] = _Ended(fingerprint, result, asyncio.get_running_loop().time() - age_seconds)
         self._ended.move_to_end(request_id)
 
     def ended(self) -> list[tuple[str, object, Any, float]]:
@@ -95,14 +106,13 @@ class Outcomes:
         self._forget_old()
         now = asyncio.get_running_loop().time()
         return [
-            (request_id, attempt.fingerprint, attempt.outcome.result(), now - attempt.ended_at)
-            for request_id, attempt in self._ended.items()
+            (request_id, ended.fingerprint, ended.result, now - ended.at) for request_id, ended in self._ended.items()
         ]
 
     def _forget_old(self) -> None:
         horizon = asyncio.get_running_loop().time() - self._window
         while self._ended:
             oldest = next(iter(self._ended.values()))
-            if oldest.ended_at > horizon and len(self._ended) <= MAX_OUTCOMES:
+            if oldest.at > horizon and len(self._ended) <= MAX_OUTCOMES:
                 return
             self._ended.popitem(last=False)
