@@ -5,8 +5,10 @@ clears every page of a new piece, which costs more than copying into it. So:
 
 1. At the start of the daemon both thresholds that decide this are pinned: up to a GiB comes out of memory that the
    process has, and freed memory stays with it. Either one alone would do the opposite: it freezes the other.
-2. Who starts the daemon may have decided otherwise: with any setting of malloc in the environment nothing is pinned.
-3. When the budget has been unused for a while, and the process is larger than when memory was last given back, all that
+2. All threads share one pool of memory. Otherwise each keeps what it has freed for itself, and together they keep many
+   times of what is in use.
+3. Who starts the daemon may have decided otherwise: with any setting of malloc in the environment nothing is pinned.
+4. When the budget has been unused for a while, and the process is larger than when memory was last given back, all that
    is free is given back.
 
 What is kept is never more than what was in use at once, so it stays inside of the same budget. With another libc than
@@ -32,6 +34,7 @@ GROWN_BYTES: Final = 32 << 20
 
 _M_TRIM_THRESHOLD: Final = -1  # of mallopt(3)
 _M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
 _TRIM_BYTES: Final = 2**31 - 1
 _MMAP_BYTES: Final = (1 << 30, 32 << 20)
 """Before version 2.35, glibc takes no more than the second."""
@@ -40,7 +43,7 @@ _log = structlog.get_logger("magd.malloc")
 
 
 def pin_thresholds(environ: Mapping[str, str] = os.environ) -> bool:
-    """Have malloc keep what is freed. Call it once, at the start of a process.
+    """Have malloc keep what is freed, for all threads. Call it once, at the start of a process.
 
     :param environ: of the process
     :return: whether it does so now
@@ -49,7 +52,7 @@ def pin_thresholds(environ: Mapping[str, str] = os.environ) -> bool:
         return False
     libc = ctypes.CDLL(None)
     mapped = any(libc.mallopt(_M_MMAP_THRESHOLD, size) for size in _MMAP_BYTES)
-    return mapped and bool(libc.mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES))
+    return mapped and bool(libc.mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES) and libc.mallopt(_M_ARENA_MAX, 1))
 
 
 def is_set_by_operator(environ: Mapping[str, str]) -> bool:

@@ -32,6 +32,26 @@ def test_memory_that_was_freed_is_used_again_without_a_page_fault() -> None:
     assert int(second) < 100
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="pins the malloc of glibc")
+def test_what_one_thread_has_freed_another_one_uses() -> None:
+    script = """
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from magd import malloc
+import numpy as np
+assert malloc.pin_thresholds({})
+count = 6
+all_there = Barrier(count)
+with ThreadPoolExecutor(count) as threads:
+    list(threads.map(lambda _: all_there.wait(), range(count)))
+    before = malloc.resident_bytes()
+    for _ in range(10 * count):
+        threads.submit(np.ones, 24 << 20, np.uint8).result()
+print(malloc.resident_bytes() - before)
+"""
+    assert int(run(script)) < 40 << 20
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_given_back_when_asked_for() -> None:
     script = """
