@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
+from glob import glob
 from typing import TYPE_CHECKING
 
 import pytest
@@ -38,3 +40,17 @@ def test_what_was_acknowledged_is_there_after_a_kill_and_the_rest_is_whole_or_ab
         test.kill()
     assert test.figures.kills == rounds
     assert test.figures.unanswered == test.figures.recorded + test.figures.absent or durability == "none"
+
+
+def test_nothing_is_left_of_large_boxes_that_were_arriving(short_folder: str) -> None:
+    """Boxes of up to 64 MiB, whose side files are written while they arrive."""
+    test = KillTest(short_folder, replace(setting_of("raw", MIXES["mixed"], seconds=1.5), edge=256), seed=7)
+    left = 0
+    try:
+        for _ in range(2):
+            test.run_round()
+            left += len(glob(f"{short_folder}/**/*.staged", recursive=True, include_hidden=True))
+        test.finish()
+    finally:
+        test.kill()
+    assert left == 0, "the start after a kill removes what was arriving"
