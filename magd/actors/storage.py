@@ -20,6 +20,8 @@ from magd.actors.checking import CheckStep, check, remove_leftovers
 from magd.actors.converter import Compress, Converter, Decompress, Plan, Rechunk
 from magd.actors.coordinator import Coordinator
 from magd.actors.dataset import DatasetActor
+from magd.actors.downsample import Parts
+from magd.actors.downsampler import Downsampler, DownsampleRequest
 from magd.actors.events import Events
 from magd.actors.hierarchy import Hierarchy
 from magd.actors.mag import MagActor, MagFacts
@@ -74,6 +76,8 @@ if TYPE_CHECKING:
     from magd.voxels import VoxelFormat
 
 CUBE_FILES_AT_ONCE: Final = 500
+ARRIVAL_THREADS: Final = 4
+"""For the data of large boxes that arrive. They are apart, so that a disk that is slow to take it holds up no reads."""
 SMALL_BYTES: Final = 512 << 10
 """What a look at every byte may take on the event loop: less time than the way to a thread and back."""
 
@@ -91,6 +95,7 @@ class Storage:
         self._root = root
         self._pool = pool
         self._threads = Threads(config.io_threads)
+        self._arrival_threads = Threads(ARRIVAL_THREADS)
         self._events = Events(config.events_kept)
         self._views = Views(root)
         self._group = asyncio.TaskGroup()
@@ -117,6 +122,9 @@ class Storage:
         )
         self.hierarchy: Final = Hierarchy(root, self._threads, self._registry, self._coordinator, self._views)
         self._converter = Converter(root, pool, self._threads, self._registry, self._operations, self._coordinator)
+        self._downsampler = Downsampler(
+            Parts(root, pool, self._threads, self._registry, self._coordinator, self.budget), self._operations
+        )
         self._started_at = time.monotonic()
 
     async def __aenter__(self) -> Self:
@@ -135,6 +143,7 @@ class Storage:
         finally:
             await self._group.__aexit__(kind, error, traceback)
             self._threads.close()
+            self._arrival_threads.close()
 
     async def drain(self) -> None:
         """Refuse new work, cancel operations, finish what was accepted, end every actor."""
@@ -205,8 +214,9 @@ class Storage:
             level = max(durability, self.config.min_durability)
             folder = (await self._registry.with_mag(name, MagActor.describe)).folder
             has_record = level > Durability.NONE and mask is Mask.ALL
-            staging = await self._threads.run(Staging, folder if has_record else None, sync=level >= Durability.DISK)
-        return Arrival(voxels, box.size, staging, self._threads, lease)
+            folder_to_stage_in = folder if has_record else None
+            staging = await self._arrival_threads.run(Staging, folder_to_stage_in, sync=level >= Durability.DISK)
+        return Arrival(voxels, box.size, staging, self._arrival_threads, lease)
 
     async def write(self, name: MagName, command: WriteCommand, lease: Lease) -> Acknowledgement:
         """Commit one box. Cancelling the call does not cancel the write; the lease is held until the write is done."""
@@ -315,6 +325,19 @@ class Storage:
             target or name.dataset,
             (plan.kind, name, target, plan),
             lambda: self._converter.start(name, target, plan),
+        )
+
+    async def downsample(self, request: DownsampleRequest, *, request_id: str) -> OperationInfo:
+        """Build coarser mags of a layer, or bring them up to date.
+
+        :raises NotFound: no such layer; no source; with `update`: a mag is missing
+        :raises AlreadyExists: without `update`: one of the mags exists
+        :raises OutOfBounds: EVENTS_LOST: `changed_since` lies too far back
+        :raises Conflict: OPERATION_IN_PROGRESS
+        """
+        self._check_writable()
+        return await self._coordinator.once(
+            request_id, request.layer.dataset, ("downsample", request), lambda: self._downsampler.start(request)
         )
 
     def get_operation(self, name: str) -> OperationInfo:

@@ -2,7 +2,8 @@
 
 1. Bytes are taken in their order, piece after piece: into a checksum, and into a file with a name of its own in the
    journal's folder. No record names it, so a crash leaves nothing but the file, which the next start removes.
-2. For a write that has to reach the disk the file is synced now and then, so that at the end little is left to sync.
+2. For a write that has to reach the disk the file is synced now and then, so that at the end little is left to sync;
+   not while too many others do.
 3. When the record is written, the file gets the name of its side file. It is synced once more with the record, through
    the descriptor it was written with: no failed write-back goes unheard.
 4. If anything goes wrong with the file, a sync that fails included, it is given up: nothing depends on it. The record
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 from typing import Final
 
 import xxhash
@@ -25,7 +27,9 @@ from magd.journal.exact_write import write_all
 from magd.journal.places import journal_folder, staged_path
 
 SYNC_BYTES: Final = 16 << 20
-"""What is written between two syncs."""
+"""What is written at least between two syncs."""
+_MAY_SYNC: Final = threading.BoundedSemaphore(2)
+"""Of all that arrives at a time: who does not wait for the disk is not to wait for the syncs of those who do."""
 
 
 class Staging:
@@ -60,8 +64,11 @@ class Staging:
             try:
                 write_all(self._fd, [data], self.size_bytes)
                 self._unsynced_bytes += len(data)
-                if self._sync and self._unsynced_bytes >= SYNC_BYTES:
-                    os.fdatasync(self._fd)
+                if self._sync and self._unsynced_bytes >= SYNC_BYTES and _MAY_SYNC.acquire(blocking=False):
+                    try:
+                        os.fdatasync(self._fd)
+                    finally:
+                        _MAY_SYNC.release()
                     self._unsynced_bytes = 0
             except OSError:
                 self.discard()

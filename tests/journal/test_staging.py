@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -128,6 +129,21 @@ def test_when_the_file_fails_the_data_is_written_from_memory(
     journal.close()
     assert not [name for name in names(tmp_path) if name.endswith("staged")]
     check_recovered(tmp_path, record)
+
+
+def test_who_arrives_does_not_wait_for_the_disk_behind_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    record = make_write(1, box=LARGE)
+    staged = Staging(str(tmp_path), sync=True)
+    with ExitStack() as others:
+        for _ in range(2):
+            others.enter_context(staging._MAY_SYNC)
+        arrive(staged, record)
+        assert synced == []
+    staged.take(memoryview(b"more"))
+    assert len(synced) == 1
+    staged.discard()
 
 
 def test_when_the_folder_was_exchanged_the_data_is_written_from_memory(tmp_path: Path) -> None:
