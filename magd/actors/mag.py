@@ -47,6 +47,7 @@ from magd.actors.types import (
 from magd.compression.changed_blocks import ChangedBlocks
 from magd.errors import InternalError, MagdError
 from magd.geometry import BoundingBox
+from magd.journal.overlay import read_through
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -205,13 +206,7 @@ class MagActor(Actor[Message]):
         boxes = [(box, point.overlay.touching(box)) for box in changed.boxes()]
 
         def read() -> list[Carried]:
-            carried = []
-            for box, entries in boxes:
-                data = files.read(box)
-                for entry in entries:
-                    entry.paint(data, box)
-                carried.append((box, data))
-            return carried
+            return [(box, read_through(files.read, box, entries)) for box, entries in boxes]
 
         return await self._threads.run(read)
 
@@ -489,13 +484,7 @@ class MagActor(Actor[Message]):
         revision, entries = point.revision, point.overlay.touching(box)
         files = self._require().files
 
-        def read() -> VoxelArray:
-            data = files.read(box)
-            for entry in entries:
-                entry.paint(data, box)
-            return data
-
-        return await self._threads.run(read), revision
+        return await self._threads.run(read_through, files.read, box, entries), revision
 
     async def _read_slabs(self, reading: ReadSlabs, envelope: Envelope[Message]) -> None:
         """The same, slab by slab: the whole box is of the moment in which its turn begins."""
@@ -508,9 +497,7 @@ class MagActor(Actor[Message]):
             for slab in slabs_of(reading.box, files.header):
                 if envelope.abandoned:
                     return
-                data = files.read(slab)
-                for entry in entries:
-                    entry.paint(data, slab)
+                data = read_through(files.read, slab, entries)
                 loop.call_soon_threadsafe(reading.give, Slab(data, revision))
 
         await self._threads.run(read)

@@ -6,7 +6,8 @@
    come from the entry; and those of an entry that was dropped before came into the files before.
 3. A flush applies entries in order and drops only those it applied.
 4. The voxels of an entry are in memory, leased from the budget by who wrote them; or, of one that was recovered, in the
-   journal, and read when they are needed: what a crash left may be more than fits into memory.
+   journal, and read when they are needed: what a crash left may be more than fits into memory. A read may find its
+   journal file removed. Then everything that was recovered is in the cube files, which are read once more.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from magd.box_index import BoxIndex
 from magd.journal.scan import StoredWrite
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from magd.geometry import Box
     from magd.voxels import VoxelArray
@@ -40,6 +41,7 @@ class Entry:
         """(c, x, y, z), Fortran order.
 
         :raises DataLoss: they are in the journal, and not what was written there, or cannot be read
+        :raises FileNotFoundError: they were in the journal, and are in the cube files now
         """
         return self.source.read().data if isinstance(self.source, StoredWrite) else self.source
 
@@ -57,7 +59,7 @@ class Entry:
         """Lay its voxels over an array.
 
         :param target: (c, x, y, z), the voxels of `around`
-        :raises DataLoss: as for `data`
+        :raises DataLoss, FileNotFoundError: as for `data`
         """
         part = self.box.intersection(around)
         if not part.is_empty:
@@ -96,6 +98,25 @@ class Overlay:
         for entry in applied:
             self._entries.remove(entry)
             self.size_bytes -= entry.size_bytes
+
+
+def read_through(read: Callable[[Box], VoxelArray], box: Box, entries: Sequence[Entry]) -> VoxelArray:
+    """The voxels of a box as they are with entries over the cube files.
+
+    :param read: reads the cube files
+    :param entries: that were there in the moment for which the read stands, in order. A flush may apply them meanwhile
+    :raises DataLoss: one cannot be read
+    """
+    try:
+        return _painted(read(box), box, entries)
+    except FileNotFoundError:
+        return _painted(read(box), box, [entry for entry in entries if entry.is_in_memory])
+
+
+def _painted(data: VoxelArray, box: Box, entries: Iterable[Entry]) -> VoxelArray:
+    for entry in entries:
+        entry.paint(data, box)
+    return data
 
 
 def _within(part: Box, around: Box) -> tuple[slice, slice, slice, slice]:

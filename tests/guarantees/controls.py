@@ -47,7 +47,7 @@ CONTROLS: Final = (
     ),
     Control(
         "a read does not look into the overlay",
-        "actors/mag.py",
+        "journal/overlay.py",
         "entry.paint(data, box)",
         "pass",
         "history",

@@ -34,9 +34,9 @@ BROKEN: Final[Mapping[str, tuple[Control, ...]]] = {
         Control(
             "a write is applied to the cube files before its record is synced",
             "actors/commit.py",
-            "await self._sync_record(number)",
-            "self._show(command, write, acknowledgement, number); await asyncio.sleep(0.2); "
-            "await self._sync_record(number)",
+            "await self._sync_record(placed.number)",
+            "self._show(command, write, acknowledgement, placed.number); await asyncio.sleep(0.2); "
+            "await self._sync_record(placed.number)",
             "power loss",
         ),
         Control(

@@ -3,7 +3,7 @@
     python -m tests.powerloss.fuse_disk FOLDER MOUNTPOINT
 
 `FOLDER/image` is the disk as it is, the log goes to the same folder, and the image appears as `MOUNTPOINT/disk`. It
-prints a line when it serves, and ends when it is told to (SIGTERM). Requests are taken one at a time, and what the
+prints a line when it serves, and goes on until it is killed. Requests are taken one at a time, and what the
 kernel writes is never kept back by it: the order of the log is that in which a disk with one queue would have seen
 them.
 

@@ -110,11 +110,7 @@ def _write_back(path: str) -> None:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    try:
-        process.wait(10.0)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    process.kill()  # nothing of it is mounted any more, and it has nothing to finish
+    process.wait()
     if process.stdout is not None:
         process.stdout.close()
