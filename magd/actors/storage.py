@@ -59,8 +59,9 @@ from magd.actors.types import (
 from magd.actors.views import Views
 from magd.catalog.folders import sweep
 from magd.catalog.names import DatasetName, MagName, parse_resource
-from magd.errors import InvalidRequest, Reason, Unavailable
+from magd.errors import InvalidRequest, MagdError, Reason, Unavailable
 from magd.journal.journal_file import SIDE_BYTES
+from magd.journal.space import require_space
 from magd.journal.staging import Staging
 
 if TYPE_CHECKING:
@@ -214,8 +215,13 @@ class Storage:
             level = max(durability, self.config.min_durability)
             folder = (await self._registry.with_mag(name, MagActor.describe)).folder
             has_record = level > Durability.NONE and mask is Mask.ALL
-            folder_to_stage_in = folder if has_record else None
-            staging = await self._arrival_threads.run(Staging, folder_to_stage_in, sync=level >= Durability.DISK)
+            staging = await self._arrival_threads.run(
+                _begin_staging,
+                folder if has_record else None,
+                voxels.nbytes(box),
+                self.config.disk_reserve_bytes,
+                sync=level >= Durability.DISK,
+            )
         return Arrival(voxels, box.size, staging, self._arrival_threads, lease)
 
     async def write(self, name: MagName, command: WriteCommand, lease: Lease) -> Acknowledgement:
@@ -463,3 +469,17 @@ class Storage:
         if command.data.nbytes <= SMALL_BYTES:
             return fingerprint_of(command)
         return await self._threads.run(fingerprint_of, command)
+
+
+def _begin_staging(folder: str | None, size_bytes: int, reserve_bytes: int, *, sync: bool) -> Staging:
+    """Prepare for data that arrives; without a file if there is no space for it. It is not refused for that: it may be
+    that of a write that was committed before.
+
+    :param folder: of the mag; None: there will be no record
+    """
+    if folder is not None:
+        try:
+            require_space(folder, size_bytes, reserve_bytes)
+        except MagdError:
+            folder = None
+    return Staging(folder, sync=sync)

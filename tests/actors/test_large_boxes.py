@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from magd.acknowledgement import Acknowledgement, Durability
 from magd.actors import arrival as arrival_module
-from magd.actors import requests
+from magd.actors import commit, requests
 from magd.actors import storage as storage_module
 from magd.actors.requests import fingerprint_of, slabs_of
 from magd.actors.types import Bounds, Mask, WriteCommand
 from magd.cubes.header import BlockType, Header
 from magd.cubes.mag_files import MagFiles
-from magd.errors import DataLoss, InvalidRequest
+from magd.errors import DataLoss, DiskFull, InvalidRequest
 from magd.geometry import Box, Vec3
 from magd.journal import journal_file
 from magd.journal.staging import Staging
@@ -121,6 +121,33 @@ async def test_the_data_of_a_record_is_the_file_it_arrived_in(
     name = await make_mag(storage)
     await arrive(storage, name, noise())
     assert [name for name in journal_names(tmp_path) if name.endswith("side")]
+
+
+@pytest.mark.usefixtures("small_sizes")
+async def test_on_a_full_disk_nothing_is_staged_and_an_old_outcome_is_told(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = await make_mag(storage)
+    first = await arrive(storage, name, noise())
+    before = journal_names(tmp_path)
+    real, while_it_arrived = Staging.take, []
+
+    def take(self: Staging, data: memoryview) -> None:
+        while_it_arrived.append(journal_names(tmp_path))
+        real(self, data)
+
+    def refuse(*_: object) -> None:
+        raise DiskFull("there is no space")
+
+    monkeypatch.setattr(Staging, "take", take)
+    monkeypatch.setattr(storage_module, "require_space", refuse)
+    monkeypatch.setattr(commit, "require_space", refuse)
+    assert await arrive(storage, name, noise()) == first
+    with pytest.raises(DiskFull):
+        await arrive(storage, name, noise(2), request_id="other")
+    assert while_it_arrived
+    assert not any(name.endswith("staged") for names in while_it_arrived for name in names)
+    assert not [name for name in journal_names(tmp_path) if name not in before]
 
 
 @pytest.mark.usefixtures("small_sizes")
