@@ -1,7 +1,6 @@
 """A user's arrays and the bytes that travel.
 
-Nothing is cast: the dtype must be the layer's. Any memory layout is taken; a box is brought into Fortran order
-of (c, x, y, z) once, piece by piece if it is sent in pieces, and not at all if it is in that order already.
+Nothing is cast: the dtype must be the layer's. Any memory layout is taken: see `memory_order`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from magd.errors import InvalidRequest, Reason
 from magd.geometry import Vec3
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import numpy.typing as npt
 
@@ -115,21 +114,20 @@ def spread(value: Any, selection: Selection, voxels: VoxelFormat) -> VoxelArray:
     return fitted[tuple(np.newaxis if isinstance(axis, int) else slice(None) for axis in selection.cut)]
 
 
-def fortran(array: VoxelArray, voxels: VoxelFormat) -> VoxelArray:
-    """The array in the order and byte order in which it travels; itself if it has them."""
-    return np.asarray(array, dtype=voxels.dtype, order="F")
-
-
 def to_bytes(array: VoxelArray, voxels: VoxelFormat) -> bytes:
     """A copy of the voxels of an array (c, x, y, z), in whatever order it has, as they travel."""
     return np.asarray(array, dtype=voxels.dtype).T.tobytes()
 
 
-def parts(array: VoxelArray) -> Iterator[memoryview]:
-    """Cut an array in Fortran order into the bytes of messages, without a copy."""
-    flat = array_bytes(array)
-    for start in range(0, len(flat), PART_BYTES):
-        yield flat[start : start + PART_BYTES]
+def parts(slabs: Iterable[VoxelArray]) -> Iterator[memoryview]:
+    """Cut what follows each other in the bytes of a box into the bytes of messages, without a copy.
+
+    :param slabs: in Fortran order
+    """
+    for slab in slabs:
+        flat = array_bytes(slab)
+        for start in range(0, len(flat), PART_BYTES):
+            yield flat[start : start + PART_BYTES]
 
 
 def array_bytes(array: VoxelArray) -> memoryview:

@@ -20,36 +20,6 @@ THREE = VoxelFormat.of("uint16", 3)
 BOUNDS = Box.of((0, 0, 0), (4, 5, 6))
 
 
-def test_an_array_in_fortran_order_is_sent_as_it_lies() -> None:
-    data = np.zeros((3, 4, 5, 6), dtype=np.uint16, order="F")
-    voxels = arrays.fortran(arrays.as_voxels(data, THREE), THREE)
-    assert np.shares_memory(voxels, data)
-    assert np.shares_memory(np.frombuffer(next(arrays.parts(voxels)), np.uint8), data)
-    flat = np.zeros((4, 5, 6), dtype=np.uint16, order="F")
-    assert np.shares_memory(arrays.fortran(arrays.as_voxels(flat, ONE), ONE), flat)
-
-
-@pytest.mark.parametrize(
-    "arrange",
-    [
-        np.ascontiguousarray,
-        np.asfortranarray,
-        lambda data: data[:, ::-1][:, ::-1],
-        lambda data: np.repeat(data, 2, axis=2)[:, :, ::2],
-        lambda data: data.astype(">u2"),
-    ],
-)
-def test_any_memory_order_and_byte_order_gives_the_same_bytes(arrange: Any) -> None:
-    data = np.arange(3 * 4 * 5 * 6, dtype=np.uint16).reshape(3, 4, 5, 6)
-    voxels = arrays.fortran(arrays.as_voxels(arrange(data), THREE), THREE)
-    assert b"".join(arrays.parts(voxels)) == data.tobytes(order="F")
-
-
-def test_parts_have_the_size_that_travels_best() -> None:
-    data = arrays.fortran(np.zeros((1, 1024, 1024, 2), dtype=np.uint16), ONE)
-    assert [len(part) for part in arrays.parts(data)] == [arrays.PART_BYTES] * 4
-
-
 @pytest.mark.parametrize(
     ("data", "voxels", "reason"),
     [

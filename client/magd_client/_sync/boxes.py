@@ -18,6 +18,7 @@ from magd_client import arrays, convert, methods
 from magd_client._sync.connection import Connection, new_request_id
 from magd_client._sync.twins import for_each
 from magd_client.defaults import check_possible
+from magd_client.memory_order import slabs
 from magd_client.pieces import PIECES_IN_FLIGHT, pieces
 from magd_client.progress import Meter, ProgressLike, show_progress
 from magd_client.retry import Deadline, bulk_timeout
@@ -73,7 +74,7 @@ def write(target: Target, box: Box, data: VoxelArray, options: WriteOptions) -> 
         def write_piece(piece: Box) -> None:
             # A retry by the user with the same id gives each piece the id it had.
             identifier = request_id if piece == box else piece_id(request_id, piece)
-            part = arrays.fortran(part_of(data, box, piece), target.voxels)
+            part = part_of(data, box, piece)
             acknowledgements.append(_write_piece(target, piece, part, identifier, options, deadline, meter))
 
         try:
@@ -160,15 +161,12 @@ def _write_piece(
     deadline: Deadline,
     meter: Meter,
 ) -> Acknowledgement:
-    """Write a box that is not too large, with retries.
-
-    :param data: in the order in which it travels
-    """
+    """Write a box that is not too large, with retries."""
     header = write_header(target, box, request_id, options)
 
     def attempt(seconds: float) -> volume_pb2.WriteBoxResponse:
         account = Account(meter)
-        parts = arrays.parts(data)
+        parts = arrays.parts(slabs(data, target.voxels))
         first = WriteFrame(header, next(parts) if data.nbytes <= arrays.PART_BYTES else b"")
         try:
             response = target.connection.transport.upload(methods.WRITE_BOX, first, parts, seconds, account.add)

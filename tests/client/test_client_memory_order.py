@@ -1,0 +1,58 @@
+"""Arrays of any memory order, as they travel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from magd.voxels import VoxelFormat
+from magd_client import arrays, memory_order
+from magd_client.memory_order import slabs
+
+ONE = VoxelFormat.of("uint16", 1)
+
+
+def test_an_array_in_fortran_order_is_sent_as_it_lies() -> None:
+    data = np.zeros((3, 4, 5, 6), dtype="<u2", order="F")
+    (slab,) = slabs(data, VoxelFormat.of("uint16", 3))
+    assert slab is data
+    assert np.shares_memory(np.frombuffer(next(arrays.parts([slab])), np.uint8), data)
+
+
+@pytest.mark.parametrize(
+    "arrange",
+    [
+        np.ascontiguousarray,
+        np.asfortranarray,
+        lambda data: data[:, ::-1].copy()[:, ::-1],
+        lambda data: np.repeat(data, 2, axis=2)[:, :, ::2],
+        lambda data: data.astype(data.dtype.newbyteorder(">")),
+        lambda data: np.ascontiguousarray(data.transpose(2, 0, 3, 1)).transpose(1, 3, 0, 2),
+    ],
+)
+@given(
+    dtype=st.sampled_from(["uint8", "int16", "uint32", "float64"]),
+    channels=st.integers(1, 3),
+    size=st.tuples(st.integers(1, 70), st.integers(1, 20), st.integers(1, 70)),
+    slab_bytes=st.sampled_from([1, 1000, 8 << 20]),
+)
+def test_any_memory_order_and_byte_order_gives_the_same_bytes(
+    arrange: Any, dtype: str, channels: int, size: tuple[int, int, int], slab_bytes: int
+) -> None:
+    voxels = VoxelFormat.of(dtype, channels)
+    data = np.arange(channels * np.prod(size), dtype=voxels.dtype).reshape(channels, *size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory_order, "SLAB_BYTES", slab_bytes)
+        made = list(slabs(arrange(data), voxels))
+    assert b"".join(arrays.parts(made)) == data.tobytes(order="F")
+
+
+def test_parts_have_the_size_that_travels_best_and_slabs_are_small() -> None:
+    data = np.zeros((1, 1024, 1024, 2), dtype=np.uint16)
+    assert [len(part) for part in arrays.parts(slabs(data, ONE))] == [arrays.PART_BYTES] * 4
+    whole = np.broadcast_to(np.uint16(7), (1, 512, 512, 512))
+    assert next(slabs(whole, ONE)).nbytes < whole.nbytes // 7
