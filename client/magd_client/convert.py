@@ -25,10 +25,27 @@ FlushLevel: TypeAlias = Literal["disk", "files"]
 Level: TypeAlias = Literal["auto", "fast"] | int
 """How hard to compress: "auto", "fast", or an LZ4HC level from 3 to 12."""
 
+SamplingMode: TypeAlias = Literal["anisotropic", "isotropic", "constant_z"]
+"""Which coarser mags to build."""
+DownsamplingMethod: TypeAlias = Literal["default", "median", "mean", "mode", "nearest"]
+"""How the voxels of a coarser mag come from those of a finer one."""
+
 _BLOCK_TYPES: Final = {
     types_pb2.BLOCK_TYPE_RAW: "raw",
     types_pb2.BLOCK_TYPE_LZ4: "lz4",
     types_pb2.BLOCK_TYPE_LZ4HC: "lz4hc",
+}
+_SAMPLING_MODES: Final[Mapping[str, operation_pb2.SamplingMode]] = {
+    "anisotropic": operation_pb2.SAMPLING_MODE_ANISOTROPIC,
+    "isotropic": operation_pb2.SAMPLING_MODE_ISOTROPIC,
+    "constant_z": operation_pb2.SAMPLING_MODE_CONSTANT_Z,
+}
+_DOWNSAMPLING_METHODS: Final[Mapping[str, operation_pb2.DownsamplingMethod]] = {
+    "default": operation_pb2.DOWNSAMPLING_METHOD_UNSPECIFIED,
+    "median": operation_pb2.DOWNSAMPLING_METHOD_MEDIAN,
+    "mean": operation_pb2.DOWNSAMPLING_METHOD_MEAN,
+    "mode": operation_pb2.DOWNSAMPLING_METHOD_MODE,
+    "nearest": operation_pb2.DOWNSAMPLING_METHOD_NEAREST,
 }
 _DATA_TYPES: Final[Mapping[str, types_pb2.DataType]] = {
     "uint8": types_pb2.DATA_TYPE_UINT8,
@@ -162,6 +179,26 @@ def flush_level_to_proto(value: FlushLevel) -> maintenance_pb2.FlushLevel:
     if value not in ("disk", "files"):
         raise _invalid("level", value, "'disk' or 'files'")
     return maintenance_pb2.FLUSH_LEVEL_DISK if value == "disk" else maintenance_pb2.FLUSH_LEVEL_FILES
+
+
+def sampling_mode_to_proto(value: SamplingMode) -> operation_pb2.SamplingMode:
+    """Which coarser mags to build.
+
+    :raises InvalidRequest: there is no such mode
+    """
+    if value not in _SAMPLING_MODES:
+        raise _invalid("sampling_mode", value, "'anisotropic', 'isotropic' or 'constant_z'")
+    return _SAMPLING_MODES[value]
+
+
+def downsampling_method_to_proto(value: DownsamplingMethod) -> operation_pb2.DownsamplingMethod:
+    """How to make coarser voxels.
+
+    :raises InvalidRequest: there is no such method
+    """
+    if value not in _DOWNSAMPLING_METHODS:
+        raise _invalid("method", value, "'default', 'median', 'mean', 'mode' or 'nearest'")
+    return _DOWNSAMPLING_METHODS[value]
 
 
 def compression_level_to_proto(value: Level) -> operation_pb2.CompressionLevel:

@@ -1,4 +1,4 @@
-"""Which boxes of a mag were committed after a revision: what conditional writes ask.
+"""Which boxes of a mag were committed after a revision: what conditional writes and updates of coarser mags ask.
 
 The history is kept in memory, from the opening of the mag on and up to a number of commits. For a revision that is
 older than what it reaches back to nobody knows: then the answer is that something may have been committed, so that a
@@ -9,6 +9,7 @@ epoch: it was committed once, and a crash has taken it.
 from __future__ import annotations
 
 from collections import deque
+from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 from magd.errors import Conflict, Reason
@@ -60,8 +61,7 @@ class History:
 
     def is_unchanged_since(self, revision: Revision, box: Box) -> bool:
         """Whether surely no overlapping box was committed after a revision."""
-        is_lost = revision > self._opened_at and revision.epoch <= self._opened_at.epoch
-        if revision < self._reaches_to or is_lost:
+        if not self._knows_what_followed(revision):
             return False
         for later, changed in reversed(self._commits):
             if later <= revision:
@@ -69,3 +69,13 @@ class History:
             if changed.intersects(box):
                 return False
         return True
+
+    def boxes_since(self, revision: Revision) -> list[Box] | None:
+        """The boxes that were committed after a revision, the latest first; None if nobody knows all of them."""
+        if not self._knows_what_followed(revision):
+            return None
+        return [box for _, box in takewhile(lambda commit: commit[0] > revision, reversed(self._commits))]
+
+    def _knows_what_followed(self, revision: Revision) -> bool:
+        is_lost = revision > self._opened_at and revision.epoch <= self._opened_at.epoch
+        return revision >= self._reaches_to and not is_lost

@@ -45,7 +45,7 @@ from magd.actors.types import (
     WriteCommand,
 )
 from magd.compression.changed_blocks import ChangedBlocks
-from magd.errors import InternalError, MagdError
+from magd.errors import InternalError, MagdError, OutOfBounds, Reason
 from magd.geometry import BoundingBox
 from magd.journal.overlay import read_through
 
@@ -239,6 +239,23 @@ class MagActor(Actor[Message]):
             now = self._require()
             point.use(now.files, now.recovery, records)
         self._events.publish(ExchangeEvent(self.mag_name, point.generation))
+
+    async def changes_since(self, revision: Revision) -> list[Box]:
+        """The boxes that were committed after a revision, in voxels of the mag.
+
+        :raises OutOfBounds: EVENTS_LOST: not all writes since then are remembered
+        """
+        await self.describe()
+        boxes = self._history.boxes_since(revision)
+        if boxes is None:
+            text = f"{revision.epoch}.{revision.counter}"
+            raise OutOfBounds(
+                f"{self.name}: not all writes since revision {text} are remembered; "
+                "name a region, or update everything",
+                reason=Reason.EVENTS_LOST,
+                metadata={"field": "changed_since", "value": text},
+            )
+        return boxes
 
     def track_changes(self, layout: Header) -> None:
         """Collect the blocks that are written from now on, in writes under way included.
@@ -471,7 +488,11 @@ class MagActor(Actor[Message]):
     async def _missing(self, box: BoundingBox) -> BoundingBox:
         """What the layer's bounding box must be enlarged by to contain a box; empty if it does."""
         layer = (await self._dataset.known()).properties.layer(self.mag_name.layer)
-        return BoundingBox.empty() if layer is not None and layer.bounding_box.contains(box) else box
+        if layer is None:
+            return box
+        mag = self.mag_name.mag
+        enlarged = layer.bounding_box.in_mag(mag).in_mag_1(mag)
+        return BoundingBox.empty() if enlarged.contains(box) else box
 
     async def _read(self, box: Box) -> ReadResult:
         data, revision = await self._read_voxels(box)

@@ -126,9 +126,10 @@ class Operations:
         return [info for info in newest_first if is_within(info.resource, resource)][:limit]
 
     def running(self, resource: str = "") -> OperationInfo | None:
-        """An operation that has not ended, on a resource or below it."""
+        """An operation that has not ended, on a resource, below it, or on one that it belongs to."""
         for operation in self._operations.values():
-            if not operation.info.state.has_ended and is_within(operation.info.resource, resource):
+            own = operation.info.resource
+            if not operation.info.state.has_ended and (is_within(own, resource) or is_within(resource, own)):
                 return operation.info
         return None
 

@@ -67,6 +67,13 @@ class ChangedBlocks:
                     size = Vec3(end - start, 1, 1) * block_len
                     yield Box.between(first, (first + size).min(Vec3.full(MAX_COORDINATE)))
 
+    def intersection(self, other: ChangedBlocks) -> ChangedBlocks:
+        """The blocks that are in both sets, which count the same blocks."""
+        both = ChangedBlocks(self.layout)
+        for cube in self._cubes.keys() & other._cubes.keys():
+            both._cubes[cube] = self._cubes[cube] & other._cubes[cube]
+        return both
+
     def __len__(self) -> int:
         """Number of blocks."""
         return sum(int(blocks.sum()) for blocks in self._cubes.values())

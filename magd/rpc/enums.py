@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from magd.acknowledgement import Durability
 from magd.actors.types import Bounds, MagState, Mask, OperationState
 from magd.cubes.header import BlockType
+from magd.downsampling.kernels import Method
+from magd.downsampling.plan import SamplingMode
 from magd.properties.model import LayerCategory
 from magd.v1 import dataset_pb2, maintenance_pb2, operation_pb2, types_pb2, volume_pb2
 from magd.voxels import VOXEL_DTYPES
@@ -48,9 +50,18 @@ OPERATION_STATES: Final[Mapping[OperationState, operation_pb2.OperationState]] =
     operation_pb2.OperationState, "OPERATION_STATE", {value: value.name for value in OperationState}
 )
 OPERATION_KINDS: Final[Mapping[str, operation_pb2.OperationKind]] = _numbers(
-    operation_pb2.OperationKind, "OPERATION_KIND", {kind: kind for kind in ("compress", "decompress", "rechunk")}
+    operation_pb2.OperationKind,
+    "OPERATION_KIND",
+    {kind: kind for kind in ("compress", "decompress", "rechunk", "downsample")},
 )
 """By the kind of an operation."""
+
+DOWNSAMPLING_METHODS: Final[Mapping[Method, operation_pb2.DownsamplingMethod]] = _numbers(
+    operation_pb2.DownsamplingMethod, "DOWNSAMPLING_METHOD", {value: value.name for value in Method}
+)
+SAMPLING_MODES: Final[Mapping[SamplingMode, operation_pb2.SamplingMode]] = _numbers(
+    operation_pb2.SamplingMode, "SAMPLING_MODE", {value: value.name for value in SamplingMode}
+)
 
 MAG_STATES: Final[Mapping[MagState, maintenance_pb2.MagState]] = _numbers(
     maintenance_pb2.MagState, "MAG_STATE", {value: value.name for value in MagState}

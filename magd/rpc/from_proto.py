@@ -13,15 +13,26 @@ import math
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from magd.acknowledgement import Durability, Revision
+from magd.actors.downsampler import DownsampleRequest
 from magd.actors.types import UNCHANGED, Bounds, Mask, Unchanged
-from magd.catalog.names import parse_resource
+from magd.catalog.names import LayerName, parse_resource
 from magd.cubes.encode import check_level
 from magd.cubes.header import BlockType
+from magd.downsampling.plan import SamplingMode
 from magd.errors import InvalidRequest, Reason, Unimplemented
 from magd.geometry import BoundingBox, Box, Mag, Vec3
 from magd.properties.forms import MAX_DEPTH, is_deeper
 from magd.properties.model import LayerCategory, VoxelSize
-from magd.rpc.enums import BLOCK_TYPES, BOUNDS, CATEGORIES, DATA_TYPES, DURABILITIES, MASKS
+from magd.rpc.enums import (
+    BLOCK_TYPES,
+    BOUNDS,
+    CATEGORIES,
+    DATA_TYPES,
+    DOWNSAMPLING_METHODS,
+    DURABILITIES,
+    MASKS,
+    SAMPLING_MODES,
+)
 from magd.voxels import VoxelFormat
 
 if TYPE_CHECKING:
@@ -158,6 +169,28 @@ def compression_level(request: operation_pb2.CompressMagRequest) -> CompressionL
             return "auto"
         case kind:
             raise invalid(f"level.{kind}", "false", "it is chosen by the value true")
+
+
+def downsampling(request: operation_pb2.DownsampleLayerRequest) -> DownsampleRequest:
+    """Which coarser mags to build from which, and how."""
+    return DownsampleRequest(
+        layer=LayerName.parse(request.name),
+        source=_named_mag("source_mag", request.source_mag) if request.source_mag else None,
+        targets=tuple(_named_mag("target_mags", name) for name in request.target_mags),
+        sampling_mode=_enum(SAMPLING_MODES, request.sampling_mode, "sampling_mode", SamplingMode.ANISOTROPIC),
+        coarsest=_named_mag("coarsest_mag", request.coarsest_mag) if request.coarsest_mag else None,
+        method=_enum(DOWNSAMPLING_METHODS, request.method, "method") if request.method else None,
+        update=request.update,
+        region=bounding_box(request.region, "region") if request.HasField("region") else None,
+        changed_since=revision(request.changed_since) if request.HasField("changed_since") else None,
+    )
+
+
+def _named_mag(field: str, name: str) -> Mag:
+    try:
+        return Mag.of(name)
+    except ValueError as error:
+        raise invalid(field, name, str(error)) from None
 
 
 def mag(factor: types_pb2.Vec3) -> Mag:

@@ -61,6 +61,15 @@ class OperationService(OperationServiceServicer):
         )
         return operation_pb2.RechunkMagResponse(operation=to_proto.operation(info))
 
+    async def DownsampleLayer(
+        self, request: operation_pb2.DownsampleLayerRequest, context: Context
+    ) -> operation_pb2.DownsampleLayerResponse:
+        """Start to build coarser mags, or to bring them up to date."""
+        info = await self._storage.downsample(
+            from_proto.downsampling(request), request_id=from_proto.request_id(request.request_id)
+        )
+        return operation_pb2.DownsampleLayerResponse(operation=to_proto.operation(info))
+
     async def GetOperation(
         self, request: operation_pb2.GetOperationRequest, context: Context
     ) -> operation_pb2.GetOperationResponse:

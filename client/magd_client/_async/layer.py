@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from magd.v1 import dataset_pb2, types_pb2
+from magd.v1 import dataset_pb2, operation_pb2, types_pb2
 from magd_client import convert, methods, names
 from magd_client._async.connection import Connection, all_pages, new_request_id
 from magd_client._async.mag import MagHandle
+from magd_client._async.operation import Operation
 from magd_client.unchanged import UNCHANGED, Unchanged
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from magd.acknowledgement import Revision
     from magd.geometry import BoundingBox, MagLike
-    from magd_client.convert import FlushLevel
+    from magd_client.convert import DownsamplingMethod, FlushLevel, SamplingMode
     from magd_client.info import LayerInfo, MagInfo
 
 
@@ -93,6 +95,53 @@ class Layer:
         )
         await self._connection.call(methods.CREATE_MAG, request, timeout)
         return handle
+
+    async def downsample(
+        self,
+        mags: Sequence[MagLike] = (),
+        *,
+        source: MagLike | None = None,
+        sampling_mode: SamplingMode = "anisotropic",
+        coarsest: MagLike | None = None,
+        method: DownsamplingMethod = "default",
+        update: bool = False,
+        region: BoundingBox | None = None,
+        changed_since: Revision | None = None,
+        timeout: float | None = None,
+    ) -> Operation:
+        """Start to build coarser mags, or to bring them up to date. Reads and writes go on meanwhile.
+
+        :param mags: which ones, finest first, each a multiple of the one before; empty: by `sampling_mode`, or with
+            `update` all coarser ones that exist
+        :param source: the mag to start from; None: the finest one
+        :param sampling_mode: "anisotropic" halves the axes that make voxels as isotropic as possible, "isotropic" all
+            of them, "constant_z" x and y
+        :param coarsest: no mag gets coarser than this one; None: until the longest edge has about 100 voxels
+        :param method: "median", "mean", "mode" or "nearest"; "default": mode for segmentations, else median
+        :param update: brings mags that exist up to date, by writes like those of any client
+        :param region: with `update`: only what this box touches, in mag-1 voxels
+        :param changed_since: with `update`: only what was written to the source after this revision of it
+        :return: the operation
+        :raises AlreadyExists: one of the mags exists, without `update`
+        :raises NotFound: there is no such layer or source, or with `update` no such mag
+        :raises InvalidRequest: the mags cannot be made one from the other
+        :raises OutOfBounds: the daemon does not remember all writes since `changed_since`
+        :raises Conflict: another operation runs on the layer
+        """
+        request = operation_pb2.DownsampleLayerRequest(
+            name=self.name,
+            source_mag="" if source is None else names.mag_of(source).name,
+            target_mags=[names.mag_of(mag).name for mag in mags],
+            sampling_mode=convert.sampling_mode_to_proto(sampling_mode),
+            coarsest_mag="" if coarsest is None else names.mag_of(coarsest).name,
+            method=convert.downsampling_method_to_proto(method),
+            update=update,
+            region=None if region is None else convert.bounding_box_to_proto(region),
+            changed_since=convert.revision_to_proto(changed_since),
+            request_id=new_request_id(),
+        )
+        response = await self._connection.call(methods.DOWNSAMPLE_LAYER, request, timeout)
+        return Operation(self._connection, response.operation.name)
 
     async def get_bounding_box(self, *, timeout: float | None = None) -> BoundingBox:
         """Its extent in mag-1 voxels; empty if it has no data yet.
