@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from magd.cubes.layout import IntArray, morton_index
+from magd.cubes.scratch import Scratch
 
 if TYPE_CHECKING:
     from magd.cubes.header import Header
@@ -32,6 +33,8 @@ VoidRows: TypeAlias = npt.NDArray[np.void]
 
 Slices: TypeAlias = tuple[slice, slice, slice]
 """Along z, y, x."""
+
+_scratch: Final = Scratch()
 
 
 def rows_of(data: VoxelArray) -> Rows:
@@ -102,6 +105,11 @@ class BlockCopy:
         """Memory for so many blocks, not set."""
         return np.empty((blocks, *self._shape), dtype=np.uint8)
 
+    def scratch(self, blocks: int) -> BlockBuffer:
+        """The same, until this thread asks for it again."""
+        length, _, row_bytes = self._shape
+        return _scratch.take(blocks * length * length * row_bytes).reshape(-1, length, length, row_bytes)
+
     def as_blocks(self, data: bytes) -> BlockBuffer:
         """The bytes of whole blocks as a buffer, without a copy; read-only."""
         return np.frombuffer(data, dtype=np.uint8).reshape(-1, *self._shape)
@@ -118,6 +126,17 @@ class BlockCopy:
             else:
                 in_rows, in_block = self._common(at)
                 self._rows[in_rows] = blocks[i][in_block]
+
+    def put(self, at: int, block: bytes) -> None:
+        """Copy one block into the box; if it lies at its border, what lies in it.
+
+        :param block: the bytes of the block `index[at]`
+        """
+        if self._whole is not None and self.is_whole[at]:
+            self._whole[self._place_among_whole(at)] = np.frombuffer(block, self._row).reshape(self._shape[:2])
+        else:
+            in_rows, in_block = self._common(at)
+            self._rows[in_rows] = np.frombuffer(block, np.uint8).reshape(self._shape)[in_block]
 
     def from_box(self, start: int, blocks: BlockBuffer) -> None:
         """Copy from the box into blocks; those at its border keep what lies outside of it.

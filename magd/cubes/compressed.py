@@ -29,9 +29,10 @@ import numpy as np
 
 from magd.cubes.block_copy import BlockCopy, runs
 from magd.cubes.encode import BlockEncoder, decode, default_level, largest_encoded
-from magd.cubes.exact_io import copy_range, read_exactly, write_all
+from magd.cubes.exact_io import copy_range, read_exactly, read_into, write_all
 from magd.cubes.header import HEADER_BYTES, Header, damaged
 from magd.cubes.parallel import for_each, map_all
+from magd.cubes.scratch import Scratch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +45,8 @@ RUN_BYTES: Final = 1 << 19
 """What is collected before it is written, and about what one system call reads."""
 BATCH_BYTES: Final = 4 << 20
 """What is encoded at a time, by several threads, before it is written."""
+
+_encoded: Final = Scratch()
 
 Touched: TypeAlias = tuple[int, list[tuple[BlockCopy, int]]]
 """A block, and what lies over it: boxes, and the position of the block in each."""
@@ -137,7 +140,7 @@ def read_blocks(handle: Handle, copy: BlockCopy) -> None:
         first, last = run
         index = int(copy.index[first])
         for position, block in enumerate(read_run(file, table, index, index + last - first), start=first):
-            copy.to_box(position, copy.as_blocks(block))
+            copy.put(position, block)
 
     most = max(1, RUN_BYTES // file.header.block_bytes)
     for_each(read, runs(copy.index, most), worth=len(copy) * file.header.block_bytes)
@@ -151,7 +154,8 @@ def read_run(file: OpenCubeFile, table: JumpTable, first: int, last: int) -> lis
     """
     borders = table.borders(first, last)
     start, block_bytes = borders[0], file.header.block_bytes
-    encoded = memoryview(read_exactly(file.fd, borders[-1] - start, start, file.path))
+    encoded = _encoded.take(borders[-1] - start).data
+    read_into(file.fd, encoded, start, file.path)
     return [
         decode(encoded[begin - start : end - start], block_bytes, index, file.path)
         for index, (begin, end) in enumerate(pairwise(borders), start=first)

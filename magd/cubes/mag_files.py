@@ -198,11 +198,13 @@ class MagFiles:
         :raises Busy: there are no descriptors left
         """
         _check_box(box)
-        data = self.header.voxels.zeros(box.size)
+        # Not zeroed: each part is filled, from its cube file or because there is none.
+        data = np.empty((self.header.voxels.num_channels, *box.size), self.header.voxels.dtype, order="F")
         rows = rows_of(data)
         for index, part in split_by_cube_file(box, self.header.cube_len):
             handle = self._find(index)
             if handle is None:
+                part_of(rows, box, part, self.header.voxels.bytes_per_voxel)[...] = 0
                 continue
             with handle:
                 copy = self._block_copy(index, part, box, rows)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-WORTH_BYTES: Final = 1 << 20
-"""Below so much, a helper costs more than it helps."""
+WORTH_BYTES: Final = 4 << 20
+"""Below so much, a helper costs more than it helps: on a busy machine it may have to be waited for."""
 MOST_HELPERS: Final = 3
 """Threads of this process that help, beside the callers."""
 

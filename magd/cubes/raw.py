@@ -36,7 +36,7 @@ def read_blocks(file: OpenCubeFile, copy: BlockCopy) -> None:
 
     def read(run: tuple[int, int]) -> None:
         start, end = run
-        blocks = copy.buffer(end - start)
+        blocks = copy.scratch(end - start)
         read_run(file, int(copy.index[start]), blocks)
         copy.to_box(start, blocks)
 
@@ -54,7 +54,7 @@ def write_blocks(file: OpenCubeFile, copy: BlockCopy) -> None:
 
     def write(run: tuple[int, int]) -> None:
         start, end = run
-        blocks = copy.buffer(end - start)
+        blocks = copy.scratch(end - start)
         index = int(copy.index[start])
         if not all(copy.is_whole[start:end]):
             read_run(file, index, blocks)
