@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from magd.geometry import Box, Vec3
+from magd.geometry import BoundingBox, Box, Vec3
 from magd_client import NotFound
 from tests.guarantees.attempts import GuaranteeBroken, within
 
@@ -338,6 +338,29 @@ class DeleteDataset:
         return layer.add_mag("1", block_len=8, file_len=2)
 
 
+@dataclass(frozen=True, slots=True)
+class Shrink:
+    """A bounding box is made smaller, and stays so."""
+
+    def prepare(self, client: Client, name: str) -> None:
+        """See Change."""
+        make_mag(client, name)
+
+    def act(self, client: Client, name: str) -> None:
+        """See Change."""
+        layer = layer_of(client, name)
+        layer.set_bounding_box(BoundingBox(Vec3(0, 0, 0), Vec3(8, 8, 8)), etag=layer.get_info().etag)
+
+    def check(self, client: Client, name: str, *, acknowledged: bool) -> None:
+        """See Change."""
+        layer = layer_of(client, name)
+        edge = layer.get_bounding_box().size.x
+        require(edge in (8, EDGE), f"the bounding box has the edge {edge}")
+        require(edge == 8 or not acknowledged, "it has its old size")
+        require(np.array_equal(read(layer.mag("1")), before()), "voxels differ")
+        require(layer.get_bounding_box().size.x == edge, "it has changed again")
+
+
 CHANGES: Final[Mapping[str, Change]] = {
     "write-raw": WriteAndFlush(compressed=False),
     "write-compressed": WriteAndFlush(compressed=True),
@@ -349,5 +372,6 @@ CHANGES: Final[Mapping[str, Change]] = {
     "delete-mag": DeleteMag(),
     "delete-layer": DeleteLayer(),
     "rename-layer": RenameLayer(),
+    "shrink": Shrink(),
     "delete-dataset": DeleteDataset(),
 }
