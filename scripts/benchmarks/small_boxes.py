@@ -168,7 +168,8 @@ def _run(pool: ProcessPoolExecutor, task: _Task, clients: int, count: int) -> fl
         for number in range(clients)
     ]
     begun, done = zip(*pool.map(do, tasks), strict=True)
-    return clients * count / (max(done) - min(begun))
+    seconds: float = max(done) - min(begun)
+    return clients * count / seconds
 
 
 def do(task: _Task) -> tuple[float, float]:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import magd_client
 from magd.geometry import Box, Vec3
-from magd_client import Outcome, aio
+from magd.v1.volume_pb2 import BoxError
+from magd_client import Outcome, aio, methods
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -219,3 +220,56 @@ def test_an_iterator_takes_a_bounded_number_of_boxes_ahead(mag: magd_client.MagH
             break
     reader.close()  # type: ignore[attr-defined]  # it is a generator
     assert len(taken) < 400
+
+
+def test_boxes_without_an_outcome_are_sent_again_with_the_same_ids(
+    mag: magd_client.MagHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = mag._connection.transport
+    real, sent = transport.unary, []
+
+    def unary(method: Any, request: Any, timeout: float) -> Any:
+        if method is not methods.WRITE_BOX_BATCH:
+            return real(method, request, timeout)
+        sent.append([box.header.request_id for box in request.boxes])
+        if len(sent) == 1:
+            raise magd_client.Unavailable("away")
+        response = real(method, request, timeout)
+        if len(sent) == 2:
+            # They were committed, but this client does not hear of it.
+            response.results[1].error.CopyFrom(BoxError(code=14, reason="ACTOR_STOPPED", message="stopped"))
+            response.results[2].error.CopyFrom(BoxError(code=8, reason="BUSY", retry_delay_ms=1, message="busy"))
+        return response
+
+    monkeypatch.setattr(transport, "unary", unary)
+    before = mag.write(tile(1, 1, 1)).revision.counter
+    with mag.batch() as batch:
+        outcomes = [batch.write(tile(4, 4, 4), (x, 0, 0)) for x in (0, 8, 16, 24)]
+    ids = [outcome.request_id for outcome in outcomes]
+    assert sent == [ids, ids, ids[1:3]]
+    assert [outcome.result().revision.counter for outcome in outcomes] == [before + i for i in (1, 2, 3, 4)]
+
+
+def test_boxes_whose_outcome_stays_unknown_say_with_which_id_to_repeat_them(
+    mag: magd_client.MagHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = mag._connection.transport
+    real = transport.unary
+
+    def unary(method: Any, request: Any, timeout: float) -> Any:
+        if method is methods.WRITE_BOX_BATCH:
+            raise magd_client.Unavailable("away")
+        return real(method, request, timeout)
+
+    monkeypatch.setattr(transport, "unary", unary)
+    outcomes: list[Outcome[magd_client.Acknowledgement]] = []
+
+    def write() -> None:
+        with mag.batch(timeout=0.2) as batch:
+            outcomes.extend(batch.write(tile(4, 4, 4), (x, 0, 0)) for x in (0, 8))
+
+    with pytest.raises(magd_client.Unavailable, match="applied at most once"):
+        write()
+    for outcome in outcomes:
+        assert outcome.error is not None
+        assert outcome.error.metadata["request_id"] == outcome.request_id
