@@ -112,6 +112,7 @@ class Copies:
             cube, blocks, count = item
             made = await self._run(SpliceBlocks(self._conversion, cube, blocks))
             is_new = cube not in self._sizes
+            grown = made.size_bytes - self._sizes.get(cube, 0)
             self._sizes[cube] = made.size_bytes
             self.respliced_blocks += count
             self._say(
@@ -119,7 +120,7 @@ class Copies:
                 files_total=self._progress.files_total + is_new,
                 files_redone=self._progress.files_redone + (not is_new),
                 bytes_done=self._progress.bytes_done + count * block_bytes,
-                bytes_out=sum(self._sizes.values()),
+                bytes_out=self._progress.bytes_out + grown,
             )
 
         self._say(bytes_total=self._progress.bytes_total + changed.size_bytes)
