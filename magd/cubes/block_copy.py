@@ -2,7 +2,8 @@
 
 The voxels of a box in Fortran order (c, x, y, z) are, seen as bytes, a C-order array (z, y, bytes of a row
 along x), and so is a block. A row of a block is contiguous on both sides. Blocks that lie wholly in the box
-are copied with a row as one item; of the others, those at the border of the box, the common part is copied.
+are found by their place among each other; of the others, those at the border of the box, the common part is copied.
+Both with a row as one item: numpy copies such rows twice as fast as bytes.
 """
 
 from __future__ import annotations
@@ -52,8 +53,11 @@ def part_of(rows: Rows, box: Box, part: Box, bytes_per_voxel: int) -> Rows:
     :param rows: the bytes of `box`
     :param part: lies in `box`
     """
-    start, end = part.offset - box.offset, part.end - box.offset
-    return rows[start.z : end.z, start.y : end.y, start.x * bytes_per_voxel : end.x * bytes_per_voxel]
+    if part is box:
+        return rows
+    x, y, z = (inner - outer for inner, outer in zip(part.offset, box.offset, strict=True))
+    size = part.size
+    return rows[z : z + size.z, y : y + size.y, x * bytes_per_voxel : (x + size.x) * bytes_per_voxel]
 
 
 class BlockCopy:
@@ -80,14 +84,14 @@ class BlockCopy:
         is_small = len(z) * len(y) * len(x) <= _MAX_KEPT_BLOCKS
         order = (_kept_order if is_small else _order)(z.first, len(z), y.first, len(y), x.first, len(x))
         # Where in its axis each block lies, counted from the first one that the box touches.
-        index, self._z, self._y, self._x = order
+        index, self._gaps, self._z, self._y, self._x = order
         self.index: Final[IntArray] = index
         self.is_whole: Final[list[bool]] = [
             z.is_whole[k] and y.is_whole[j] and x.is_whole[i] for k, j, i in zip(self._z, self._y, self._x, strict=True)
         ]
 
-        # Blocks that lie wholly in the box, a row as one item: numpy copies such rows twice as fast as bytes.
-        self._row: Final = np.dtype((np.void, length * voxel))
+        # Blocks that lie wholly in the box, a row as one item.
+        self._row: Final = _row(length * voxel)
         self._whole: VoidRows | None = None
         if z.whole_blocks and y.whole_blocks and x.whole_blocks:
             self._whole = (
@@ -100,6 +104,13 @@ class BlockCopy:
     def __len__(self) -> int:
         """Number of blocks that the box touches."""
         return len(self.index)
+
+    def runs(self, most: int) -> list[tuple[int, int]]:
+        """Cut the blocks into runs that follow each other without a gap, of at most `most` blocks.
+
+        :return: [start, end) positions in `index`
+        """
+        return _cut(self._gaps, most)
 
     def buffer(self, blocks: int) -> BlockBuffer:
         """Memory for so many blocks, not set."""
@@ -124,8 +135,8 @@ class BlockCopy:
             if self._whole is not None and self.is_whole[at]:
                 self._whole[self._place_among_whole(at)] = as_rows[i]
             else:
-                in_rows, in_block = self._common(at)
-                self._rows[in_rows] = blocks[i][in_block]
+                in_rows, in_block, row = self._common(at)
+                self._rows[in_rows].view(row)[...] = blocks[i][in_block].view(row)
 
     def put(self, at: int, block: bytes) -> None:
         """Copy one block into the box; if it lies at its border, what lies in it.
@@ -135,8 +146,9 @@ class BlockCopy:
         if self._whole is not None and self.is_whole[at]:
             self._whole[self._place_among_whole(at)] = np.frombuffer(block, self._row).reshape(self._shape[:2])
         else:
-            in_rows, in_block = self._common(at)
-            self._rows[in_rows] = np.frombuffer(block, np.uint8).reshape(self._shape)[in_block]
+            in_rows, in_block, row = self._common(at)
+            part = np.frombuffer(block, np.uint8).reshape(self._shape)[in_block]
+            self._rows[in_rows].view(row)[...] = part.view(row)
 
     def from_box(self, start: int, blocks: BlockBuffer) -> None:
         """Copy from the box into blocks; those at its border keep what lies outside of it.
@@ -148,8 +160,8 @@ class BlockCopy:
             if self._whole is not None and self.is_whole[at]:
                 as_rows[i] = self._whole[self._place_among_whole(at)]
             else:
-                in_rows, in_block = self._common(at)
-                blocks[i][in_block] = self._rows[in_rows]
+                in_rows, in_block, row = self._common(at)
+                blocks[i][in_block].view(row)[...] = self._rows[in_rows].view(row)
 
     def _as_rows(self, blocks: BlockBuffer) -> VoidRows:
         """Blocks with a row as one item: shape (blocks, block_len, block_len)."""
@@ -159,11 +171,12 @@ class BlockCopy:
         z, y, x = self._axes
         return self._z[at] - z.first_whole, self._y[at] - y.first_whole, self._x[at] - x.first_whole
 
-    def _common(self, at: int) -> tuple[Slices, Slices]:
-        """What block `index[at]` and the box share: where it lies in the rows, and where in the block."""
+    def _common(self, at: int) -> tuple[Slices, Slices, np.dtype[np.void]]:
+        """What block `index[at]` and the box share: where it lies in the rows, where in the block, and a row of it."""
         z, y, x = self._axes
         k, j, i = self._z[at], self._y[at], self._x[at]
-        return (z.in_box[k], y.in_box[j], x.in_box[i]), (z.in_block[k], y.in_block[j], x.in_block[i])
+        row = _row(x.in_box[i].stop - x.in_box[i].start)
+        return (z.in_box[k], y.in_box[j], x.in_box[i]), (z.in_block[k], y.in_block[j], x.in_block[i]), row
 
 
 class _Axis:
@@ -209,16 +222,24 @@ _MAX_KEPT_BLOCKS: Final = 64
 
 def _order(
     z: int, z_blocks: int, y: int, y_blocks: int, x: int, x_blocks: int
-) -> tuple[IntArray, list[int], list[int], list[int]]:
-    """The Morton indices of a box of blocks, ascending, and where along z, y and x each lies, from the first on.
+) -> tuple[IntArray, list[int], list[int], list[int], list[int]]:
+    """The blocks of a box in Morton order.
 
     :param z, y, x: the first block
+    :return: their Morton indices, ascending; at which positions there is a gap before them, first and end included; and
+        where along z, y and x each lies, from the first on
     """
     grid = np.ix_(np.arange(z, z + z_blocks), np.arange(y, y + y_blocks), np.arange(x, x + x_blocks))
     index = morton_index(grid[2], grid[1], grid[0]).ravel()
     order = np.argsort(index)
     k, j, i = np.unravel_index(order, (z_blocks, y_blocks, x_blocks))
-    return index[order], k.tolist(), j.tolist(), i.tolist()
+    index = index[order]
+    return index, _gaps(index), k.tolist(), j.tolist(), i.tolist()
+
+
+@lru_cache(maxsize=256)
+def _row(size: int) -> np.dtype[np.void]:
+    return np.dtype((np.void, size))
 
 
 _kept_order = lru_cache(maxsize=4096)(_order)
@@ -229,6 +250,12 @@ def runs(index: IntArray, most: int) -> list[tuple[int, int]]:
 
     :return: [start, end) positions in `index`
     """
-    gaps = np.flatnonzero(np.diff(index) != 1) + 1
-    borders = [0, *gaps.tolist(), len(index)]
-    return [(start, min(start + most, end)) for first, end in pairwise(borders) for start in range(first, end, most)]
+    return _cut(_gaps(index), most)
+
+
+def _gaps(index: IntArray) -> list[int]:
+    return [0, *(np.flatnonzero(np.diff(index) != 1) + 1).tolist(), len(index)]
+
+
+def _cut(gaps: list[int], most: int) -> list[tuple[int, int]]:
+    return [(start, min(start + most, end)) for first, end in pairwise(gaps) for start in range(first, end, most)]

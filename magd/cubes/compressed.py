@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
-from magd.cubes.block_copy import BlockCopy, runs
+from magd.cubes.block_copy import BlockCopy
 from magd.cubes.encode import BlockEncoder, decode, default_level, largest_encoded
 from magd.cubes.exact_io import copy_range, read_exactly, read_into, write_all
 from magd.cubes.header import HEADER_BYTES, Header, damaged
@@ -143,7 +143,7 @@ def read_blocks(handle: Handle, copy: BlockCopy) -> None:
             copy.put(position, block)
 
     most = max(1, RUN_BYTES // file.header.block_bytes)
-    for_each(read, runs(copy.index, most), worth=len(copy) * file.header.block_bytes)
+    for_each(read, copy.runs(most), worth=len(copy) * file.header.block_bytes)
 
 
 def read_run(file: OpenCubeFile, table: JumpTable, first: int, last: int) -> list[bytes]:

@@ -27,12 +27,16 @@ def read_into(fd: int, buffer: Bytes, offset: int, file: str) -> None:
     :param file: the name of the file, for errors
     :raises DataLoss: the file ends before the buffer is full, or cannot be read
     """
-    rest = memoryview(buffer).cast("B")
+    rest = memoryview(buffer)
+    if rest.ndim != 1 or rest.itemsize != 1:
+        rest = rest.cast("B")
     while rest:
         try:
             count = os.preadv(fd, [rest], offset)
         except OSError as error:
             raise from_os_error(error, file) from error
+        if count == len(rest):
+            return
         if count == 0:
             raise damaged(file, f"it ends at byte {offset}, {len(rest)} bytes too early")
         rest = rest[count:]

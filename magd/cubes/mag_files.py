@@ -207,7 +207,7 @@ class MagFiles:
                 part_of(rows, box, part, self.header.voxels.bytes_per_voxel)[...] = 0
                 continue
             with handle:
-                copy = self._block_copy(index, part, box, rows)
+                copy = self._block_copy(part, box, rows)
                 if handle.file.header.block_type.is_compressed:
                     compressed.read_blocks(handle, copy)
                 else:
@@ -247,7 +247,7 @@ class MagFiles:
         rows = rows_of(np.asfortranarray(data))
         self.check_write(box)
         parts = split_by_cube_file(box, self.header.cube_len)
-        copies = ((index, [self._block_copy(index, part, box, rows)]) for index, part in parts)
+        copies = ((index, [self._block_copy(part, box, rows)]) for index, part in parts)
         if self.header.block_type.is_compressed:
             self._write_compressed(copies)
         else:
@@ -278,7 +278,7 @@ class MagFiles:
         first_error: MagdError | None = None
         for index in sorted(by_cube_file, key=lambda index: (index.z, index.y, index.x)):
             parts = by_cube_file[index]
-            copies = [self._block_copy(index, part, writes[number][0], rows[number]) for number, part in parts]
+            copies = [self._block_copy(part, writes[number][0], rows[number]) for number, part in parts]
             try:
                 if self.header.block_type.is_compressed:
                     self._write_compressed([(index, copies)])
@@ -370,8 +370,9 @@ class MagFiles:
                 metadata={"file": file.path},
             )
 
-    def _block_copy(self, index: Vec3, part: Box, box: Box, rows: Rows) -> BlockCopy:
-        in_file = Box(part.offset - index * self.header.cube_len, part.size)
+    def _block_copy(self, part: Box, box: Box, rows: Rows) -> BlockCopy:
+        cube_len, offset = self.header.cube_len, part.offset
+        in_file = Box(Vec3(offset.x % cube_len, offset.y % cube_len, offset.z % cube_len), part.size)
         return BlockCopy(self.header, in_file, part_of(rows, box, part, self.header.voxels.bytes_per_voxel))
 
     def _write_raw(self, index: Vec3, copies: Sequence[BlockCopy]) -> None:

@@ -12,7 +12,6 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final
 
-from magd.cubes.block_copy import BlockBuffer, BlockCopy, runs
 from magd.cubes.exact_io import read_into, write_all
 from magd.cubes.parallel import for_each
 from magd.errors import from_os_error
@@ -20,6 +19,7 @@ from magd.errors import from_os_error
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from magd.cubes.block_copy import BlockBuffer, BlockCopy
     from magd.cubes.cube_file import OpenCubeFile
     from magd.cubes.header import Header
 
@@ -40,7 +40,7 @@ def read_blocks(file: OpenCubeFile, copy: BlockCopy) -> None:
         read_run(file, int(copy.index[start]), blocks)
         copy.to_box(start, blocks)
 
-    for_each(read, runs(copy.index, per_run), worth=len(copy) * file.header.block_bytes)
+    for_each(read, copy.runs(per_run), worth=len(copy) * file.header.block_bytes)
 
 
 def write_blocks(file: OpenCubeFile, copy: BlockCopy) -> None:
@@ -61,7 +61,7 @@ def write_blocks(file: OpenCubeFile, copy: BlockCopy) -> None:
         copy.from_box(start, blocks)
         write_all(file.fd, blocks.data, _offset(file.header, index), file.path)
 
-    for_each(write, runs(copy.index, per_run), worth=len(copy) * file.header.block_bytes)
+    for_each(write, copy.runs(per_run), worth=len(copy) * file.header.block_bytes)
 
 
 def read_run(file: OpenCubeFile, index: int, blocks: BlockBuffer) -> None:
