@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "compress": "magd.cli.converting",
     "decompress": "magd.cli.converting",
     "rechunk": "magd.cli.converting",
+    "downsample": "magd.cli.downsampling",
     "operations": "magd.cli.operating",
     "flush": "magd.cli.maintaining",
     "check": "magd.cli.maintaining",

@@ -129,7 +129,12 @@ def raise_unless_succeeded(info: OperationInfo) -> None:
         raise CommandError(f"{info.name} was {info.state}", info.state.upper())
 
 
-_DONE: Final = {"compress": "compressed", "decompress": "decompressed", "rechunk": "rechunked"}
+_DONE: Final = {
+    "compress": "compressed",
+    "decompress": "decompressed",
+    "rechunk": "rechunked",
+    "downsample": "downsampled",
+}
 
 
 def summary_of(info: OperationInfo) -> str:
