@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 from magd.acknowledgement import Acknowledgement
+from magd.box_index import BoxIndex
 from magd.errors import MagdError, TooSlow, Unavailable
 from magd.framing import ReadFrame, WriteBatchFrame, WriteFrame
 from magd.geometry import ORIGIN, Box, Vec3Like
@@ -77,6 +78,7 @@ class _Group:
     reads: list[_Read] = field(default_factory=list)
     boxes: list[Box] = field(default_factory=list)
     size_bytes: int = 0
+    is_done: bool = False
 
     def overlaps(self, box: Box) -> bool:
         """Whether one of them shares a voxel with a box."""
@@ -109,7 +111,9 @@ class Batch:
         self._bounds: Bounds = bounds
         self._timeout = timeout
         self._crew = Crew(CALLS_IN_FLIGHT)
-        self._under_way: set[_Group] = set()
+        self._under_way: list[_Group] = []
+        self._boxes_under_way = BoxIndex[tuple[_Group, int]]()
+        """By group and number in it."""
         self._collected = _Group()
         self._count = 0
         self._failed: list[Outcome[Any]] = []
@@ -221,7 +225,7 @@ class Batch:
         """Have a group to which the box can be added, and nothing under way that it overlaps."""
         group = self._collected
         others_first = bool(group.reads if is_write else group.writes)
-        if any(other.overlaps(box) for other in tuple(self._under_way)) or (others_first and group.overlaps(box)):
+        if self._overlaps_what_is_under_way(box) or (others_first and group.overlaps(box)):
             self.flush()
         elif (
             others_first
@@ -233,6 +237,13 @@ class Batch:
     def _next_number(self) -> int:
         self._count += 1
         return self._count - 1
+
+    def _overlaps_what_is_under_way(self, box: Box) -> bool:
+        for group in [group for group in self._under_way if group.is_done]:
+            self._under_way.remove(group)
+            for number in range(len(group.boxes)):
+                self._boxes_under_way.remove((group, number))
+        return bool(self._boxes_under_way.touching(box))
 
     def _note(self, box: Box, nbytes: int) -> None:
         self._collected.boxes.append(box)
@@ -248,7 +259,7 @@ class Batch:
     def _alone(self, box: Box, outcome: Outcome[Any], data: VoxelArray | None) -> None:
         """Have a large box written, or read if there is no data, in a call of its own."""
         target, options = self._opened()
-        if any(other.overlaps(box) for other in (*tuple(self._under_way), self._collected)):
+        if self._overlaps_what_is_under_way(box) or self._collected.overlaps(box):
             self.flush()
 
         def work() -> None:
@@ -264,13 +275,15 @@ class Batch:
         self._start(_Group(boxes=[box]), work)
 
     def _start(self, group: _Group, work: Callable[[], None]) -> None:
-        self._under_way.add(group)
+        self._under_way.append(group)
+        for number, box in enumerate(group.boxes):
+            self._boxes_under_way.add((group, number), box)
 
         def tracked() -> None:
             try:
                 work()
             finally:
-                self._under_way.discard(group)
+                group.is_done = True
 
         self._crew.start(tracked)
 
