@@ -77,6 +77,9 @@ class CubeFiles:
     ) -> None:
         shutil.rmtree(self._folder)
 
+    def rest(self) -> None:
+        """There is nothing to let go of."""
+
     def begin_with(self) -> Sequence[Case]:
         """The files as they were made."""
         cases = [Case(kind, (data,)) for kind, data in self._sound.items()]

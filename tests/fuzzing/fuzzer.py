@@ -64,6 +64,9 @@ class Target(Protocol):
     def run(self, case: Case) -> None:
         """Run one case. Whatever it raises is a finding."""
 
+    def rest(self) -> None:
+        """Let go of what is only kept for the next case."""
+
     def __enter__(self) -> Self: ...
 
     def __exit__(
@@ -132,7 +135,7 @@ def fuzz(
     places: set[str] = set()
     with target:
         pool = [*target.begin_with(), *corpus_of(target.name).values()]
-        baseline = _held()
+        baseline = _held(target)
         for case in _cases(target, pool, randomness):
             if time.monotonic() - started > seconds or (cases is not None and report.cases >= len(pool) + cases):
                 break
@@ -148,8 +151,8 @@ def fuzz(
                 if len(report.findings) >= most_findings:
                     break
             if report.cases == len(pool) + _WARM_UP_CASES:
-                baseline = _held()
-        after = _held()
+                baseline = _held(target)
+        after = _held(target)
     report.seconds = time.monotonic() - started
     report.descriptors_grown, report.memory_grown = after[0] - baseline[0], after[1] - baseline[1]
     return report
@@ -200,6 +203,8 @@ def _deadline() -> Iterator[None]:
 
 def _place(error: Exception) -> str:
     """Where an error comes from: its class, and the innermost lines."""
+    if isinstance(error.__cause__, Exception):
+        error = error.__cause__
     frames = traceback.extract_tb(error.__traceback__)[-_SAME_PLACE_FRAMES:]
     return f"{type(error).__name__} {[(frame.filename, frame.lineno) for frame in frames]}"
 
@@ -234,8 +239,9 @@ def _cuts(case: Case) -> Iterator[Case]:
             length //= 2
 
 
-def _held() -> tuple[int, int]:
-    """The descriptors and the resident bytes of this process."""
+def _held(target: Target) -> tuple[int, int]:
+    """The descriptors and the resident bytes of this process, when it has nothing to do."""
+    target.rest()
     gc.collect()
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return len(os.listdir("/proc/self/fd")), resident

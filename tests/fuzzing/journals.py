@@ -90,6 +90,9 @@ class Journals:
         self._small_side_files.stop()
         shutil.rmtree(self._folder)
 
+    def rest(self) -> None:
+        """There is nothing to let go of."""
+
     def begin_with(self) -> Sequence[Case]:
         """A journal of three files: two were rotated away but not retired; the last ends with a record not synced."""
         mag = self._folder / "made"

@@ -59,6 +59,9 @@ class Properties:
     ) -> None:
         shutil.rmtree(self._folder)
 
+    def rest(self) -> None:
+        """There is nothing to let go of."""
+
     def begin_with(self) -> Sequence[Case]:
         """A file of today and a historic one."""
         return [Case(KIND, (json.dumps(tree).encode(),)) for tree in (tree_of_today(), historic_tree())]

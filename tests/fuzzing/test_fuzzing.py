@@ -40,6 +40,9 @@ class Fragile:
     ) -> None:
         return
 
+    def rest(self) -> None:
+        return
+
     def begin_with(self) -> Sequence[Case]:
         return [Case("bytes", (b"abcdefgh", b"more"))]
 
