@@ -239,6 +239,54 @@ class Compress:
 
 
 @dataclass(frozen=True, slots=True)
+class Decompress:
+    """The way back, of a mag that has writes which are not in its files yet."""
+
+    def prepare(self, client: Client, name: str) -> None:
+        """See Change."""
+        mag = make_mag(client, name, compressed=True)
+        mag.write(np.full(tuple(WRITTEN.size), 60000, "uint16"), WRITTEN.offset, durability="process")
+
+    def act(self, client: Client, name: str) -> None:
+        """See Change."""
+        layer_of(client, name).mag("1").decompress().wait()
+
+    def check(self, client: Client, name: str, *, acknowledged: bool) -> None:
+        """See Change."""
+        mag = layer_of(client, name).mag("1")
+        require(np.array_equal(read(mag), after_write()), "voxels differ")
+        require(not (mag.get_info().compressed and acknowledged), "it is still compressed")
+        mag.decompress().wait()
+        require(np.array_equal(read(mag), after_write()), "voxels differ after another attempt")
+        require(not mag.get_info().compressed, "it is compressed after another attempt")
+
+
+@dataclass(frozen=True, slots=True)
+class Rechunk:
+    """A mag gets cube files of other lengths, with another `cubeLength` in the properties."""
+
+    def prepare(self, client: Client, name: str) -> None:
+        """See Change."""
+        mag = make_mag(client, name)
+        mag.write(np.full(tuple(WRITTEN.size), 60000, "uint16"), WRITTEN.offset, durability="process")
+
+    def act(self, client: Client, name: str) -> None:
+        """See Change."""
+        layer_of(client, name).mag("1").rechunk(block_len=4, file_len=8).wait()
+
+    def check(self, client: Client, name: str, *, acknowledged: bool) -> None:
+        """See Change."""
+        mag = layer_of(client, name).mag("1")
+        info = mag.get_info()
+        require((info.block_len, info.file_len) in ((8, 2), (4, 8)), f"it has the lengths {info}")
+        require(info.cube_len == 32 or not acknowledged, "it has the lengths of before")
+        require(np.array_equal(read(mag), after_write()), "voxels differ")
+        mag.rechunk(block_len=4, file_len=8).wait()
+        require(np.array_equal(read(mag), after_write()), "voxels differ after another attempt")
+        require(mag.get_info().cube_len == 32, "it has the lengths of before after another attempt")
+
+
+@dataclass(frozen=True, slots=True)
 class DeleteMag:
     """A mag is deleted; one that is made in its place is empty."""
 
@@ -369,6 +417,8 @@ CHANGES: Final[Mapping[str, Change]] = {
     "create-layer": CreateLayer(),
     "compress": Compress(),
     "compress-into": CompressInto(),
+    "decompress": Decompress(),
+    "rechunk": Rechunk(),
     "delete-mag": DeleteMag(),
     "delete-layer": DeleteLayer(),
     "rename-layer": RenameLayer(),

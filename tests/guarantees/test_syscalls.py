@@ -33,6 +33,9 @@ def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SyscallTest]:
         ("write-raw", "pwrite64", 5),
         ("write-compressed", "renameat", 3),
         ("compress", "renameat2", 1),
+        ("decompress", "renameat2", 1),
+        ("rechunk", "renameat2", 1),
+        ("rechunk", "rename", 1),
         ("delete-mag", "rename", 1),
     ],
 )
