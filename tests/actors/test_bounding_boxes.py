@@ -1,8 +1,11 @@
-"""The bounding box while mags extend it and somebody makes it smaller, all at once."""
+"""The bounding box while everybody is at it at once: mags that extend it, other programs that edit the file, and
+whoever makes it smaller."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,14 +16,50 @@ from magd.geometry import BoundingBox, Vec3
 from tests.support.voxels import make_mag, write
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from magd.actors.storage import Storage
     from magd.voxels import VoxelArray
 
 COLOR = LayerName("brain", "color")
+WRITES = 12
 
 
 def ones() -> VoxelArray:
     return np.ones((3, 3, 3), "uint8", order="F")
+
+
+async def test_extensions_of_all_mags_and_edits_of_others_at_the_same_time_are_all_kept(
+    storage: Storage, tmp_path: Path
+) -> None:
+    mags = [await make_mag(storage, mag=name) for name in ("1", "2", "4")]
+    file = tmp_path / "root/brain/datasource-properties.json"
+    is_done = False
+
+    def edit_all_the_time() -> int:
+        """As another program does: read, think, replace, with whatever box it read."""
+        count = 0
+        while not is_done or count < 5:
+            tree = json.loads(file.read_bytes())
+            count += 1
+            tree["note"] = count
+            mine = file.with_suffix(".theirs")
+            mine.write_text(json.dumps(tree))
+            os.replace(mine, file)
+        return count
+
+    editing = asyncio.create_task(asyncio.to_thread(edit_all_the_time))
+    for number in range(WRITES):
+        await asyncio.gather(*[write(storage, mag, (7 * number, 0, 0), ones()) for mag in mags])
+    is_done = True
+    count = await editing
+    await storage.flush("", to_files=True)  # what could not be saved while the file changed all the time
+    layer = await storage.hierarchy.get_layer(COLOR)
+    assert layer.bounding_box == BoundingBox(Vec3(0, 0, 0), Vec3(4 * (7 * (WRITES - 1) + 3), 12, 12))
+    tree = json.loads(file.read_bytes())
+    assert tree["note"] == count
+    assert tree["dataLayers"][0]["boundingBox"]["width"] == layer.bounding_box.size.x
+    assert [name for name in os.listdir(file.parent) if "magd-" in name] == []
 
 
 async def test_a_box_that_is_made_smaller_while_mags_extend_it_has_all_that_came_after(storage: Storage) -> None:
