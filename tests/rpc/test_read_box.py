@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import grpc
+import lz4.block
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -96,7 +97,7 @@ async def test_where_there_is_no_data_yet_the_answer_is_one_message_without_voxe
     ("field", "value"),
     [
         ("order", ORDER_C),
-        ("encoding", ENCODING_LZ4),
+        ("encoding", 17),
         ("shared_memory", SharedMemory(region="r")),
     ],
 )
@@ -184,18 +185,15 @@ async def _read_to_the_end(call: Any) -> None:
     raise AssertionError("it did not fail")
 
 
-async def test_many_boxes_at_once_are_refused_with_what_to_use_instead() -> None:
-    async with fake_server() as (_, channel):
-        for method, other, streams in (
-            ("WriteBoxBatch", "WriteBox", False),
-            ("ReadBoxBatch", "ReadBox", False),
-            ("WriteBoxes", "WriteBox", True),
-            ("ReadBoxes", "ReadBox", True),
-        ):
-            path = f"/magd.v1.VolumeService/{method}"
-            stream: Any = channel.stream_stream(path)
-            unary: Any = channel.unary_unary(path)
-            failure = await failure_of(anext(aiter(stream(iter([b""])))) if streams else unary(b""))
-            assert (failure.code, failure.reason) == (grpc.StatusCode.UNIMPLEMENTED, Reason.NOT_IMPLEMENTED)
-            assert failure.metadata["instead"] == other
-            assert other in failure.message
+async def test_parts_are_encoded_for_a_client_that_takes_it_where_that_pays() -> None:
+    async with fake_server() as (storage, channel):
+        storage.data[:, :, :, 16:] = np.random.default_rng(1).integers(0, 255, storage.data[:, :, :, 16:].shape)
+        box = box_message((0, 0, 0), (256, 256, 32))
+        responses = await read(channel, box=box, encoding=ENCODING_LZ4)
+        assert responses[0].encoding == ENCODING_LZ4
+        found = b"".join(
+            lz4.block.decompress(part.data, uncompressed_size=part.decoded_size) if part.decoded_size else part.data
+            for part in responses
+        )
+        assert found == storage.data[:, :256, :256, :32].tobytes(order="F")
+        assert {bool(part.decoded_size) for part in responses} == {True, False}
