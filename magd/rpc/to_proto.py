@@ -67,7 +67,7 @@ def revision(value: Revision) -> types_pb2.Revision:
 
 def voxel_size(value: VoxelSize) -> dataset_pb2.VoxelSize:
     """The size of a mag-1 voxel."""
-    return dataset_pb2.VoxelSize(x=value.x, y=value.y, z=value.z, unit=value.unit)
+    return dataset_pb2.VoxelSize(x=value.x, y=value.y, z=value.z, unit=clean(value.unit))
 
 
 def dataset(info: DatasetInfo) -> dataset_pb2.Dataset:
@@ -78,7 +78,7 @@ def dataset(info: DatasetInfo) -> dataset_pb2.Dataset:
         layers=[layer(each) for each in info.layers],
         default_view_configuration_json=_json(info.default_view_configuration),
         etag=info.etag,
-        unserved_reason=info.unserved_reason or "",
+        unserved_reason=clean(info.unserved_reason or ""),
     )
 
 
@@ -91,9 +91,9 @@ def layer(info: LayerInfo) -> dataset_pb2.Layer:
         mags=[mag(each) for each in info.mags],
         largest_segment_id=info.largest_segment_id,
         default_view_configuration_json=_json(info.default_view_configuration),
-        data_format=info.data_format,
+        data_format=clean(info.data_format),
         etag=info.etag,
-        unserved_reason=info.unserved_reason or "",
+        unserved_reason=clean(info.unserved_reason or ""),
     )
     if info.voxels is not None:
         message.data_type = DATA_TYPES[info.voxels.dtype.name]
@@ -112,7 +112,7 @@ def mag(info: MagInfo) -> dataset_pb2.Mag:
         bounding_box=box(info.bounding_box),
         revision=None if info.revision is None else revision(info.revision),
         generation=info.generation or 0,
-        unserved_reason=info.unserved_reason or "",
+        unserved_reason=clean(info.unserved_reason or ""),
         folder=info.folder,
     )
     if info.voxels is not None:
@@ -236,7 +236,8 @@ def mag_status(value: MagStatus) -> maintenance_pb2.MagStatus:
 
 
 def _json(value: JsonObject | None) -> str:
-    return "" if value is None else json.dumps(value, ensure_ascii=False)
+    # What is no Unicode becomes an escape, which JSON has for it.
+    return "" if value is None else clean(json.dumps(value, ensure_ascii=False))
 
 
 def _timestamp(seconds: float) -> Timestamp:

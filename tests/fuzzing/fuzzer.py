@@ -1,6 +1,6 @@
 """Runs a target on many inputs, and says which of them it did not stand.
 
-1. Every case of the corpus is run, and every case that the target itself begins with.
+1. Every case of the corpus is run, and every case that the target itself begins with, whatever time that takes.
 2. Then cases are drawn, and mutated by the target, until the time or the number is used up.
 3. A case fails if the target raises: it knows which errors are right. A case that takes more processor time than
    `DEADLINE_SECONDS` fails too. Before a case runs it is written to the folder of findings, so that one that takes
@@ -137,7 +137,8 @@ def fuzz(
         pool = [*target.begin_with(), *corpus_of(target.name).values()]
         baseline = _held(target)
         for case in _cases(target, pool, randomness):
-            if time.monotonic() - started > seconds or (cases is not None and report.cases >= len(pool) + cases):
+            drawn = report.cases - len(pool)
+            if drawn >= 0 and (time.monotonic() - started > seconds or (cases is not None and drawn >= cases)):
                 break
             failure = _run(target, case, findings)
             report.cases += 1
