@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 RUN_BYTES: Final = 1 << 19
 """What is collected before it is written, and about what one system call reads."""
+GAP_BYTES: Final = 1 << 14
+"""Blocks that are not needed are read with their neighbours if they take no more: a system call takes longer."""
 BATCH_BYTES: Final = 4 << 20
 """What is encoded at a time, by several threads, before it is written."""
 
@@ -121,6 +123,11 @@ class JumpTable:
         borders: list[int] = self._borders[first - self._first : last - self._first + 1].tolist()
         return borders
 
+    def places(self, index: IntArray) -> tuple[list[int], list[int]]:
+        """Where blocks start, and where they end."""
+        at = index - self._first
+        return self._borders[at].tolist(), self._borders[at + 1].tolist()
+
     def lengths(self, first: int, last: int) -> IntArray:
         """The bytes of the blocks from `first` up to, without, `last`."""
         lengths: IntArray = np.diff(self._borders[first - self._first : last - self._first + 1])
@@ -133,17 +140,37 @@ def read_blocks(handle: Handle, copy: BlockCopy) -> None:
 
     :raises DataLoss: the file cannot be read, or its jump table or one of these blocks is damaged
     """
-    file = handle.file
-    table = handle.table(int(copy.index[0]), int(copy.index[-1]) + 1)
+    file, block_bytes = handle.file, handle.file.header.block_bytes
+    index = copy.index.tolist()
+    table = handle.table(index[0], index[-1] + 1)
+    starts, ends = table.places(copy.index)
 
-    def read(run: tuple[int, int]) -> None:
-        first, last = run
-        index = int(copy.index[first])
-        for position, block in enumerate(read_run(file, table, index, index + last - first), start=first):
-            copy.put(position, block)
+    def read(stretch: tuple[int, int]) -> None:
+        first, last = stretch
+        start = starts[first]
+        encoded = _encoded.take(ends[last - 1] - start).data
+        read_into(file.fd, encoded, start, file.path)
+        for at in range(first, last):
+            copy.put(at, decode(encoded[starts[at] - start : ends[at] - start], block_bytes, index[at], file.path))
 
-    most = max(1, RUN_BYTES // file.header.block_bytes)
-    for_each(read, copy.runs(most), worth=len(copy) * file.header.block_bytes)
+    most = max(1, RUN_BYTES // block_bytes)
+    for_each(read, _stretches(starts, ends, most), worth=len(copy) * block_bytes)
+
+
+def _stretches(starts: list[int], ends: list[int], most: int) -> list[tuple[int, int]]:
+    """Which blocks are read by one system call: at most `most`, with small gaps between them, which are read too.
+
+    :param starts, ends: where the blocks lie in the file, ascending
+    :return: [start, end) positions in these lists
+    """
+    stretches = []
+    first = 0
+    for at in range(1, len(starts)):
+        if starts[at] - ends[at - 1] > GAP_BYTES or at - first == most:
+            stretches.append((first, at))
+            first = at
+    stretches.append((first, len(starts)))
+    return stretches
 
 
 def read_run(file: OpenCubeFile, table: JumpTable, first: int, last: int) -> list[bytes]:

@@ -210,13 +210,15 @@ def test_our_own_rewrites_are_no_changes_also_for_readers_at_the_same_time(tmp_p
         threads = [threading.Thread(target=read) for _ in range(3)]
         for thread in threads:
             thread.start()
-        for value in range(60):
-            files.write(FIRST, np.full((1, *FIRST.size), value, np.uint16))
-            if value % 7 == 0:
-                POOL.close_idle()
-        done.set()
-        for thread in threads:
-            thread.join()
+        try:
+            for value in range(60):
+                files.write(FIRST, np.full((1, *FIRST.size), value, np.uint16))
+                if value % 7 == 0:
+                    POOL.close_idle()
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
     assert errors == []
 
 
