@@ -56,6 +56,11 @@ class WriteFrame:
     """Every field but `data`; None if there is no other."""
     data: Bytes
 
+    @property
+    def decoded_size(self) -> int:
+        """The bytes of the box that it carries, before they were encoded."""
+        return (self.header.decoded_size if self.header is not None else 0) or len(self.data)
+
     def encode(self) -> bytes:
         """The message as the generated class would write it."""
         return b"".join(_pieces(self.header, self.data))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import secrets
 from dataclasses import dataclass
@@ -51,6 +52,17 @@ class Address:
         if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
             raise _invalid(text)
         return cls(text)
+
+    @property
+    def is_on_this_machine(self) -> bool:
+        """Whether it is a unix socket, or of the loopback."""
+        if self.text.startswith(("unix:", "unix-abstract:")):
+            return True
+        host = self.text.rpartition(":")[0].removeprefix("[").removesuffix("]")
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
 
     def __str__(self) -> str:
         return self.text

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from google.protobuf.timestamp_pb2 import Timestamp
 
+    from magd_client.settings import Encoding
+
 DurabilityLike: TypeAlias = Durability | Literal["none", "process", "disk"]
 Bounds: TypeAlias = Literal["extend", "reject"]
 FlushLevel: TypeAlias = Literal["disk", "files"]
@@ -154,6 +156,16 @@ def durability_of(value: DurabilityLike) -> Durability:
     if value in ("none", "process", "disk"):
         return Durability[value.upper()]
     raise _invalid("durability", value, "'none', 'process' or 'disk'")
+
+
+def encoding_of(value: str) -> Encoding:
+    """An encoding, of what a user gave.
+
+    :raises InvalidRequest: there is none of this name
+    """
+    if value not in ("auto", "raw", "lz4"):
+        raise _invalid("encoding", value, "'auto', 'raw' or 'lz4'")
+    return cast("Encoding", value)
 
 
 def durability_to_proto(value: Durability) -> types_pb2.Durability:

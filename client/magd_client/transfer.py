@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from magd.errors import Conflict, DataLoss, Reason
+from magd.framing import WriteFrame
+from magd.part_encoding import PartEncoder, decode
+from magd.v1 import types_pb2, volume_pb2
 from magd_client import arrays, convert
+from magd_client.arrays import PART_BYTES
 
 if TYPE_CHECKING:
-    from magd.framing import ReadFrame
+    from collections.abc import Iterator
+
+    from magd.framing import Bytes, ReadFrame
     from magd.geometry import Box
     from magd.voxels import VoxelArray, VoxelFormat
     from magd_client.progress import Meter
@@ -65,7 +71,7 @@ class Filling:
         """Take the next message.
 
         :raises Conflict: the mag holds other voxels than expected
-        :raises DataLoss: there are more bytes than the box has
+        :raises DataLoss: there are more bytes than the box has, or they cannot be decoded
         """
         if not self._begun:
             self._begun = True
@@ -76,12 +82,13 @@ class Filling:
                     reason=Reason.DATA_TYPE_MISMATCH,
                     metadata={"value": found, "expected": self._voxels},
                 )
-        end = self._filled + len(frame.data)
+        data = _decoded(frame)
+        end = self._filled + len(data)
         if end > len(self._bytes):
             raise self._wrong_length(f"at least {end}")
-        self._bytes[self._filled : end] = frame.data
+        self._bytes[self._filled : end] = data
         self._filled = end
-        self._account.add(len(frame.data))
+        self._account.add(len(data))
 
     def finish(self) -> None:
         """Check that all has come.
@@ -98,6 +105,38 @@ class Filling:
             reason=Reason.DATA_LENGTH_MISMATCH,
             metadata={"value": found, "expected": expected},
         )
+
+
+def write_frames(
+    header: volume_pb2.WriteBoxRequest, parts: Iterator[memoryview], size_bytes: int
+) -> Iterator[WriteFrame]:
+    """The messages of one write. The first has all of a small box; of a large one it has nothing, since the rest waits
+    for the daemon.
+
+    :param header: what the first message says; with ENCODING_LZ4 parts are encoded where that pays
+    :param size_bytes: of all parts
+    """
+    encoder = PartEncoder() if header.encoding == types_pb2.ENCODING_LZ4 else None
+    if size_bytes > PART_BYTES:
+        yield WriteFrame(header, b"")
+    first = header if size_bytes <= PART_BYTES else None
+    for part in parts:
+        sent, decoded_size = encoder.encode(part) if encoder is not None else (part, 0)
+        said = first
+        if first is not None:
+            first.decoded_size = decoded_size
+        elif decoded_size:
+            said = volume_pb2.WriteBoxRequest(decoded_size=decoded_size)
+        yield WriteFrame(said, sent)
+
+
+def _decoded(frame: ReadFrame) -> Bytes:
+    if not frame.header.decoded_size:
+        return frame.data
+    try:
+        return decode(frame.data, frame.header.decoded_size)
+    except ValueError as error:
+        raise DataLoss(f"the daemon sent a part that cannot be decoded: {error}") from error
 
 
 def part_of(array: VoxelArray, box: Box, piece: Box) -> VoxelArray:

@@ -31,10 +31,12 @@ class WriteHeader:
     request_id: str
     mask: Mask
     if_revision: Revision | None
+    is_encoded: bool
+    """Whether parts may be encoded with LZ4."""
 
     @classmethod
     def of(cls, request: volume_pb2.WriteBoxRequest) -> WriteHeader:
-        refuse_order_and_encoding(request)
+        refuse_order(request)
         for field in ("crc32c", "shared_memory"):
             if request.HasField(field):
                 raise refuse(field)
@@ -47,6 +49,7 @@ class WriteHeader:
             request_id=from_proto.request_id(request.request_id),
             mask=from_proto.mask(request.mask),
             if_revision=from_proto.if_revision(request),
+            is_encoded=from_proto.is_lz4(request.encoding),
         )
 
     def command(self, data: VoxelArray, staging: Staging | None = None) -> WriteCommand:
@@ -59,12 +62,10 @@ class WriteHeader:
         )
 
 
-def refuse_order_and_encoding(request: volume_pb2.WriteBoxRequest | volume_pb2.ReadBoxRequest) -> None:
-    """Refuse an order or an encoding that this version does not do.
+def refuse_order(request: volume_pb2.WriteBoxRequest | volume_pb2.ReadBoxRequest) -> None:
+    """Refuse an order that this version does not do.
 
     :raises Unimplemented: it is one
     """
     if request.order not in (types_pb2.ORDER_UNSPECIFIED, types_pb2.ORDER_FORTRAN):
         raise refuse("order")
-    if request.encoding not in (types_pb2.ENCODING_UNSPECIFIED, types_pb2.ENCODING_RAW):
-        raise refuse("encoding")

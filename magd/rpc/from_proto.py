@@ -33,6 +33,7 @@ from magd.rpc.enums import (
     MASKS,
     SAMPLING_MODES,
 )
+from magd.v1 import types_pb2
 from magd.voxels import VoxelFormat
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
     from magd.cubes.encode import CompressionLevel
     from magd.properties.forms import JsonObject
-    from magd.v1 import dataset_pb2, operation_pb2, types_pb2, volume_pb2
+    from magd.v1 import dataset_pb2, operation_pb2, volume_pb2
 
 DEFAULT_PAGE_SIZE: Final = 100
 MAX_PAGE_SIZE: Final = 1000
@@ -59,6 +60,18 @@ def invalid(field: str, value: object, why: str, *, reason: Reason = Reason.INVA
 def refuse(field: str) -> Unimplemented:
     """The error for a field, or a value of it, that this version does not do."""
     return Unimplemented(f"{field}: this version of magd does not do this yet", metadata={"field": field})
+
+
+def is_lz4(encoding: types_pb2.Encoding) -> bool:
+    """Whether parts may be encoded with LZ4.
+
+    :raises Unimplemented: it is an encoding that this version does not know
+    """
+    if encoding in (types_pb2.ENCODING_UNSPECIFIED, types_pb2.ENCODING_RAW):
+        return False
+    if encoding != types_pb2.ENCODING_LZ4:
+        raise refuse("encoding")
+    return True
 
 
 def resource_name(text: str, field: str = "name") -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from magd.rpc.admission import EdgeConfig
     from magd.rpc.interceptors import Context
 
-_CAPABILITIES: Final = ("journal", "if_revision", "mask_nonzero", "repair")
+_CAPABILITIES: Final = ("journal", "if_revision", "mask_nonzero", "repair", "lz4")
 _FLUSH_LEVELS: Final = frozenset(maintenance_pb2.FlushLevel.values())
 
 

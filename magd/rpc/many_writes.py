@@ -26,11 +26,11 @@ from magd.errors import MagdError, Reason, Unavailable
 from magd.framing import WriteBoxesFrame, WriteFrame
 from magd.rpc import to_proto
 from magd.rpc.admission import Pace
-from magd.rpc.box_headers import WriteHeader, refuse_order_and_encoding
+from magd.rpc.box_headers import WriteHeader
 from magd.rpc.errors import box_error
 from magd.rpc.flight import Flight, Incoming
 from magd.rpc.from_proto import invalid
-from magd.rpc.parts import flat, length_mismatch
+from magd.rpc.parts import PART_FIELDS, decoded, flat, length_mismatch
 from magd.v1 import volume_pb2
 
 if TYPE_CHECKING:
@@ -118,9 +118,9 @@ class _Writes:
             return
         fields = [] if frame.header is None else [field.name for field, _ in frame.header.ListFields()]
         if self._half is not None and self._half.index == index:
-            if fields and fields != ["data"]:
-                raise invalid(fields[0], "", "messages after the first one of a box carry only data")
-            await self._add(self._half, frame.data)
+            if more := [name for name in fields if name not in PART_FIELDS]:
+                raise invalid(more[0], "", "messages after the first one of a box carry only data")
+            await self._add(self._half, decoded(frame, self._half.header))
         elif self._refused != index:
             raise invalid("index", index, "the first message of a box has its name; no box of this index is incomplete")
 
@@ -129,22 +129,22 @@ class _Writes:
         await self._flight.enter()
         try:
             request = frame.header or volume_pb2.WriteBoxRequest()
-            refuse_order_and_encoding(request)
             header = WriteHeader.of(request)
             storage = self._storage
             cost = await storage.check_write(header.name, header.box, header.voxels, header.bounds, header.mask)
+            data = decoded(frame, header)
             lease = await storage.budget.lease(cost)
         except MagdError as error:
             self._refuse(index, error)
             return
         expected = header.voxels.nbytes(header.box)
-        if isinstance(frame.data, bytes) and len(frame.data) == expected:
-            array = np.frombuffer(frame.data, header.voxels.dtype)
+        if isinstance(data, bytes) and len(data) == expected:
+            array = np.frombuffer(data, header.voxels.dtype)
             array = array.reshape((header.voxels.num_channels, *header.box.size), order="F")
             await self._hand_over(index, header, array, lease)
             return
         self._half = _Half(index, header, lease, Pace(self._config))
-        await self._add(self._half, frame.data)
+        await self._add(self._half, data)
 
     async def _add(self, half: _Half, data: Bytes) -> None:
         try:

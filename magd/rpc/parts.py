@@ -9,10 +9,11 @@ slow loses its call.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from magd import part_encoding
 from magd.errors import InvalidRequest, Reason
 from magd.rpc.admission import PART_BYTES
 from magd.rpc.from_proto import invalid
@@ -25,13 +26,37 @@ if TYPE_CHECKING:
     from magd.actors.arrival import Arrival
     from magd.framing import Bytes, WriteFrame
     from magd.rpc.admission import Pace
+    from magd.rpc.box_headers import WriteHeader
     from magd.voxels import VoxelArray
 
 
-async def next_part(requests: AsyncIterator[WriteFrame], pace: Pace) -> Bytes | None:
+PART_FIELDS: Final = frozenset({"data", "decoded_size"})
+"""What messages after the first may carry."""
+
+
+def decoded(frame: WriteFrame, header: WriteHeader) -> Bytes:
+    """The next bytes of a box, as they were before they were encoded.
+
+    :param header: of the box
+    :raises InvalidRequest: they cannot be decoded, or must not be encoded
+    """
+    size = frame.header.decoded_size if frame.header is not None else 0
+    if not size:
+        return frame.data
+    if not header.is_encoded:
+        raise invalid("decoded_size", size, "the first message does not say ENCODING_LZ4")
+    if not 0 < size <= PART_BYTES:
+        raise invalid("decoded_size", size, f"a part has 1 to {PART_BYTES} bytes")
+    try:
+        return part_encoding.decode(frame.data, size)
+    except ValueError as error:
+        raise invalid("data", f"{len(frame.data)} bytes", str(error)) from error
+
+
+async def next_part(requests: AsyncIterator[WriteFrame], header: WriteHeader, pace: Pace) -> Bytes | None:
     """The bytes of the next message, or None at the end of the stream.
 
-    :raises InvalidRequest: the message carries more than data
+    :raises InvalidRequest: the message carries more than data, or data that cannot be decoded
     :raises TooSlow: it does not come in time
     """
     try:
@@ -41,17 +66,19 @@ async def next_part(requests: AsyncIterator[WriteFrame], pace: Pace) -> Bytes | 
         return None
     except TimeoutError:
         raise pace.too_slow() from None
-    fields = frame.header.ListFields() if frame.header is not None else ()
-    if fields:
-        raise invalid(fields[0][0].name, "", "messages after the first carry only data")
+    fields = [field.name for field, _ in frame.header.ListFields()] if frame.header is not None else []
+    if more := [name for name in fields if name not in PART_FIELDS]:
+        raise invalid(more[0], "", "messages after the first carry only data")
     pace.moved(len(frame.data))
-    return frame.data
+    return decoded(frame, header)
 
 
-async def receive(first: Bytes, requests: AsyncIterator[WriteFrame], arrival: Arrival, pace: Pace) -> None:
+async def receive(
+    first: Bytes, requests: AsyncIterator[WriteFrame], header: WriteHeader, arrival: Arrival, pace: Pace
+) -> None:
     """Receive the bytes of a box.
 
-    :param first: the bytes that came with the first message
+    :param first: the bytes that came with the first message, decoded
     :param requests: the messages after the first
     :param arrival: of the box; all of it has arrived when this returns
     :raises InvalidRequest: DATA_LENGTH_MISMATCH: there are more bytes or fewer
@@ -63,7 +90,7 @@ async def receive(first: Bytes, requests: AsyncIterator[WriteFrame], arrival: Ar
         if found > arrival.size_bytes:
             raise length_mismatch(found, arrival.size_bytes, "at least ")
         arrival.add(part)
-        part = await next_part(requests, pace)
+        part = await next_part(requests, header, pace)
     if arrival.filled_bytes < arrival.size_bytes:
         raise length_mismatch(arrival.filled_bytes, arrival.size_bytes, "")
     await arrival.finish()

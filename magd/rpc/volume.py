@@ -32,14 +32,15 @@ from typing import TYPE_CHECKING
 from magd.catalog.names import MagName
 from magd.errors import InvalidRequest, TooSlow
 from magd.framing import ReadFrame
+from magd.part_encoding import PartEncoder
 from magd.rpc import from_proto, to_proto
 from magd.rpc.admission import EdgeConfig, Pace
-from magd.rpc.box_headers import WriteHeader, refuse_order_and_encoding
+from magd.rpc.box_headers import WriteHeader, refuse_order
 from magd.rpc.enums import DATA_TYPES
 from magd.rpc.from_proto import refuse
 from magd.rpc.many_reads import read_box_batch, read_boxes
 from magd.rpc.many_writes import write_box_batch, write_boxes
-from magd.rpc.parts import cut, receive
+from magd.rpc.parts import cut, decoded, receive
 from magd.v1 import types_pb2, volume_pb2
 
 if TYPE_CHECKING:
@@ -65,21 +66,24 @@ class VolumeService:
         first = await self._first(request_iterator)
         header = WriteHeader.of(first.header or volume_pb2.WriteBoxRequest())
         cost = await storage.check_write(header.name, header.box, header.voxels, header.bounds, header.mask)
+        data = decoded(first, header)
+        del first  # it is not part of the lease, and the write may take long
         with await storage.budget.lease(cost) as lease:
-            if len(first.data) < header.voxels.nbytes(header.box):
+            if len(data) < header.voxels.nbytes(header.box):
                 await context.send_initial_metadata(())
             pace = Pace(self._config)
             with await storage.arrival(
                 header.name, header.box, header.voxels, header.durability, header.mask, lease
             ) as arrival:
-                await receive(first.data, request_iterator, arrival, pace)
-                del first  # it is not part of the lease, and the write may take long
+                await receive(data, request_iterator, header, arrival, pace)
+                del data  # nor is this
                 command = header.command(arrival.data, arrival.staging)
                 return to_proto.acknowledgement(await storage.write(header.name, command, lease))
 
     async def ReadBox(self, request: volume_pb2.ReadBoxRequest, context: Context) -> AsyncIterator[ReadFrame]:
         """Read one box."""
-        refuse_order_and_encoding(request)
+        refuse_order(request)
+        encoder = PartEncoder() if from_proto.is_lz4(request.encoding) else None
         if request.HasField("shared_memory"):
             raise refuse("shared_memory")
         storage = self._storage
@@ -91,7 +95,7 @@ class VolumeService:
             num_channels=facts.header.voxels.num_channels,
             revision=to_proto.revision(facts.revision),
             order=types_pb2.ORDER_FORTRAN,
-            encoding=types_pb2.ENCODING_RAW,
+            encoding=types_pb2.ENCODING_LZ4 if encoder is not None else types_pb2.ENCODING_RAW,
         )
         if box.is_empty:
             yield ReadFrame(response, b"")
@@ -104,8 +108,10 @@ class VolumeService:
                         pace = Pace(self._config)
                         response.revision.CopyFrom(to_proto.revision(slab.revision))
                     for part in cut(slab.data):
-                        yield ReadFrame(response, part)
-                        pace.moved(len(part))
+                        sent, decoded_size = encoder.encode(part) if encoder is not None else (part, 0)
+                        response.decoded_size = decoded_size
+                        yield ReadFrame(response, sent)
+                        pace.moved(len(sent))
                         pace.check()
                         response = volume_pb2.ReadBoxResponse()
 

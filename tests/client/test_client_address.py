@@ -33,3 +33,20 @@ def test_without_an_address_the_environment_says_it_or_it_is_the_default(monkeyp
     monkeypatch.setenv(ADDRESS_VARIABLE, "unix:/elsewhere")
     assert str(Address.of(None)) == "unix:/elsewhere"
     assert str(Address.of("host:1")) == "host:1"
+
+
+@pytest.mark.parametrize(
+    ("text", "here"),
+    [
+        ("127.0.0.1:1", True),
+        ("127.8.0.1:1", True),
+        ("[::1]:1", True),
+        ("localhost:1", True),
+        ("unix:/run/magd.sock", True),
+        ("unix-abstract:magd", True),
+        ("10.0.0.1:1", False),
+        ("magd.example.org:1", False),
+    ],
+)
+def test_an_address_tells_whether_the_daemon_is_on_this_machine(text: str, here: bool) -> None:
+    assert Address.of(text).is_on_this_machine is here

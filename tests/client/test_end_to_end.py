@@ -241,3 +241,18 @@ def test_several_who_correct_labels_at_once_lose_nothing(address: str) -> None:
         assert np.array_equal(mag.read(offset=(0, 0, 0), size=(8, 8, 8))[0], expected)
         mag.write(correction, offset=(0, 0, 0), if_revision=mag.get_info().revision)
         assert np.array_equal(mag.read(offset=(0, 0, 0), size=(8, 8, 8))[0], correction)
+
+
+@pytest.mark.parametrize("encoding", ["lz4", "raw", "auto"])
+def test_boxes_travel_compressed_if_the_client_wants_that(address: str, encoding: Any) -> None:
+    data = np.asfortranarray(np.repeat(volume(16, 16, 16), 8, axis=0).repeat(8, axis=1).repeat(8, axis=2))
+    with magd_client.connect(address, encoding=encoding) as client:
+        mag = make_mag(client)
+        mag.write(data, offset=(3, 5, 7))
+        assert np.array_equal(mag.read((3, 5, 7), data.shape)[0], data)
+        mag.write(volume(9, 9, 9), offset=(0, 0, 0))
+
+
+def test_an_encoding_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(magd_client.InvalidRequest, match="encoding"):
+        magd_client.connect(address, encoding="zip")  # type: ignore[arg-type]

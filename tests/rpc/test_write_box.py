@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
+import lz4.block
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -236,7 +237,7 @@ async def test_a_bad_header_is_refused_before_the_storage_is_asked(
     [
         ("order", ORDER_C),
         ("order", 17),
-        ("encoding", ENCODING_LZ4),
+        ("encoding", 17),
         ("crc32c", 0),
         ("shared_memory", SharedMemory(region="r")),
     ],
@@ -466,3 +467,40 @@ async def test_a_client_that_sends_nothing_but_empty_parts_loses_its_call() -> N
         assert await asyncio.to_thread(code_of_refusal, server, drip()) is grpc.StatusCode.DEADLINE_EXCEEDED
     assert storage.committed == []
     assert storage.budget.used_bytes == 0
+
+
+def encoded(raw: bytes, **fields: Any) -> WriteBoxRequest:
+    block = lz4.block.compress(raw, store_size=False)
+    return WriteBoxRequest(decoded_size=len(raw), data=block, **fields)
+
+
+async def test_parts_may_be_encoded_or_not_as_the_client_finds_best() -> None:
+    raw = np.random.default_rng(1).integers(0, 3, (4, 4, 4), dtype="uint8")
+    data = raw.tobytes(order="F")
+    async with fake_server() as (storage, channel):
+        first = header(encoding=ENCODING_LZ4)
+        await write(channel, [first, encoded(data[:10]), WriteBoxRequest(data=data[10:30]), encoded(data[30:])])
+        assert np.array_equal(storage.committed[0].data[0], raw)
+        whole = header(encoding=ENCODING_LZ4, decoded_size=64, data=lz4.block.compress(data, store_size=False))
+        await write(channel, [whole])
+        assert np.array_equal(storage.committed[1].data[0], raw)
+
+
+@pytest.mark.parametrize(
+    ("first", "part", "field"),
+    [
+        (header(), encoded(bytes(64)), "decoded_size"),
+        (header(encoding=ENCODING_LZ4), WriteBoxRequest(decoded_size=64, data=b"\xff\xff"), "data"),
+        (header(encoding=ENCODING_LZ4), WriteBoxRequest(decoded_size=65, data=encoded(bytes(64)).data), "data"),
+        (header(encoding=ENCODING_LZ4), WriteBoxRequest(decoded_size=-1, data=b"x"), "decoded_size"),
+        (header(encoding=ENCODING_LZ4), encoded(bytes(2 << 20)), "decoded_size"),
+        (header(encoding=ENCODING_LZ4), encoded(bytes(65)), "data"),
+    ],
+)
+async def test_parts_that_cannot_be_decoded_are_refused(
+    first: WriteBoxRequest, part: WriteBoxRequest, field: str
+) -> None:
+    async with fake_server() as (storage, channel):
+        failure = await write_failure(channel, [first, part])
+        assert (failure.code, failure.metadata["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, field)
+        assert storage.committed == []

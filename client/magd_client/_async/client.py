@@ -14,7 +14,7 @@ from magd_client._async.watch import Watch
 from magd_client.address import Address
 from magd_client.names import Resource, resource_name
 from magd_client.retry import DEFAULT_TIMEOUT_SECONDS, RetryPolicy
-from magd_client.settings import Settings
+from magd_client.settings import Encoding, Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -30,6 +30,7 @@ def connect(
     *,
     durability: DurabilityLike = "disk",
     timeout: float = DEFAULT_TIMEOUT_SECONDS,
+    encoding: Encoding = "auto",
     name: str | None = None,
     retry: RetryPolicy | None = None,
 ) -> Client:
@@ -42,13 +43,16 @@ def connect(
     :param address: "host:port" or "unix:/path"; None: the environment variable MAGD_SERVER, or 127.0.0.1:7733
     :param durability: of writes that do not say: "none", "process" or "disk"
     :param timeout: seconds for a call that does not say, all its attempts together; boxes get more, by size
+    :param encoding: how the bytes of boxes travel: "raw", as they are; "lz4", each part compressed where that pays, by
+        which segmentation gains much; "auto", as "lz4" if the daemon is on another machine, else "raw"
     :param name: of the program, for the daemon's log
     :param retry: how long to wait between attempts
-    :raises InvalidRequest: the address or the durability is not one
+    :raises InvalidRequest: the address, the durability or the encoding is not one
     """
     settings = Settings(
         durability=convert.durability_of(durability),
         timeout=timeout,
+        encoding=convert.encoding_of(encoding),
         name=name,
         retry=retry or RetryPolicy(),
     )

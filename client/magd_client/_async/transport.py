@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc
 import grpc.aio
 
-from magd.framing import WriteFrame
 from magd_client import fork
 from magd_client.address import Address, channel_options
 from magd_client.status import error_of_call
@@ -21,6 +20,7 @@ from magd_client.status import error_of_call
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 
+    from magd.framing import WriteFrame
     from magd_client.methods import Method
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ class Transport:
         self,
         method: Method[WriteFrame, ResponseT],
         first: WriteFrame,
-        rest: Iterator[memoryview],
+        rest: Iterator[WriteFrame],
         timeout: float,
         sent: Callable[[int], None],
     ) -> ResponseT:
@@ -73,14 +73,14 @@ class Transport:
         ending = _Ending(call)
         try:
             await call.write(first)
-            sent(len(first.data))
-            part = next(rest, None)
-            if part is not None:
+            sent(first.decoded_size)
+            frame = next(rest, None)
+            if frame is not None:
                 await call.initial_metadata()
-            while part is not None:
-                await call.write(WriteFrame(None, part))
-                sent(len(part))
-                part = next(rest, None)
+            while frame is not None:
+                await call.write(frame)
+                sent(frame.decoded_size)
+                frame = next(rest, None)
             await call.done_writing()
         except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
             # The call ended before all was sent: refused, broken, or the daemon knows this id. The outcome follows.

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from magd.acknowledgement import Acknowledgement
 from magd.errors import TooSlow, Unavailable
-from magd.framing import WriteFrame
 from magd.v1 import types_pb2, volume_pb2
 from magd_client import arrays, convert, methods
 from magd_client._sync.connection import Connection, new_request_id
@@ -22,7 +21,7 @@ from magd_client.memory_order import slabs
 from magd_client.pieces import PIECES_IN_FLIGHT, pieces
 from magd_client.progress import Meter, ProgressLike, show_progress
 from magd_client.retry import Deadline, bulk_timeout
-from magd_client.transfer import Account, Filling, part_of, piece_id
+from magd_client.transfer import Account, Filling, part_of, piece_id, write_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,7 +114,9 @@ def read(target: Target, box: Box, *, timeout: float | None, progress: ProgressL
     return whole
 
 
-def write_header(target: Target, box: Box, request_id: str, options: WriteOptions) -> volume_pb2.WriteBoxRequest:
+def write_header(
+    target: Target, box: Box, request_id: str, options: WriteOptions, *, is_encoded: bool = False
+) -> volume_pb2.WriteBoxRequest:
     """What the first message of a write says."""
     return volume_pb2.WriteBoxRequest(
         name=target.name,
@@ -128,7 +129,7 @@ def write_header(target: Target, box: Box, request_id: str, options: WriteOption
         if_revision=convert.revision_to_proto(options.if_revision),
         request_id=request_id,
         order=types_pb2.ORDER_FORTRAN,
-        encoding=types_pb2.ENCODING_RAW,
+        encoding=types_pb2.ENCODING_LZ4 if is_encoded else types_pb2.ENCODING_RAW,
     )
 
 
@@ -162,14 +163,14 @@ def _write_piece(
     meter: Meter,
 ) -> Acknowledgement:
     """Write a box that is not too large, with retries."""
-    header = write_header(target, box, request_id, options)
+    is_encoded = target.connection.compresses_parts()
+    header = write_header(target, box, request_id, options, is_encoded=is_encoded)
 
     def attempt(seconds: float) -> volume_pb2.WriteBoxResponse:
         account = Account(meter)
-        parts = arrays.parts(slabs(data, target.voxels))
-        first = WriteFrame(header, next(parts) if data.nbytes <= arrays.PART_BYTES else b"")
+        frames = write_frames(header, arrays.parts(slabs(data, target.voxels)), data.nbytes)
         try:
-            response = target.connection.transport.upload(methods.WRITE_BOX, first, parts, seconds, account.add)
+            response = target.connection.transport.upload(methods.WRITE_BOX, next(frames), frames, seconds, account.add)
         except BaseException:
             account.take_back()
             raise
@@ -187,7 +188,7 @@ def _read_piece(target: Target, box: Box, into: VoxelArray, deadline: Deadline, 
         name=target.name,
         box=convert.box_to_proto(box),
         order=types_pb2.ORDER_FORTRAN,
-        encoding=types_pb2.ENCODING_RAW,
+        encoding=types_pb2.ENCODING_LZ4 if target.connection.compresses_parts() else types_pb2.ENCODING_RAW,
     )
 
     def attempt(seconds: float) -> None:

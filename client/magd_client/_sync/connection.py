@@ -133,8 +133,16 @@ class Connection:
 
     def max_box_bytes(self) -> int:
         """The daemon's limit of one box, asked for once."""
-        info = self._server_info or self.get_server_info()
-        return info.limits.max_box_bytes
+        return (self._known_server_info()).limits.max_box_bytes
+
+    def compresses_parts(self) -> bool:
+        """Whether the bytes of boxes are compressed on their way."""
+        encoding = self.settings.encoding
+        wanted = encoding == "lz4" or (encoding == "auto" and not self.address.is_on_this_machine)
+        return wanted and "lz4" in (self._known_server_info()).capabilities
+
+    def _known_server_info(self) -> ServerInfo:
+        return self._server_info or self.get_server_info()
 
     def close(self) -> None:
         """Close it; later calls fail."""

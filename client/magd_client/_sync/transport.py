@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
-from magd.framing import WriteFrame
 from magd_client import fork
 from magd_client.address import Address, channel_options
 from magd_client.status import error_of_call
@@ -20,6 +19,7 @@ from magd_client.status import error_of_call
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
+    from magd.framing import WriteFrame
     from magd_client.methods import Method
 
 RequestT = TypeVar("RequestT")
@@ -54,7 +54,7 @@ class Transport:
         self,
         method: Method[WriteFrame, ResponseT],
         first: WriteFrame,
-        rest: Iterator[memoryview],
+        rest: Iterator[WriteFrame],
         timeout: float,
         sent: Callable[[int], None],
     ) -> ResponseT:
@@ -155,7 +155,7 @@ class Transport:
 class _Upload:
     """The messages of one box. gRPC takes them in a thread of its own, which waits for the grant."""
 
-    def __init__(self, first: WriteFrame, rest: Iterator[memoryview], sent: Callable[[int], None]) -> None:
+    def __init__(self, first: WriteFrame, rest: Iterator[WriteFrame], sent: Callable[[int], None]) -> None:
         self._first = first
         self._next = next(rest, None)
         self._rest = rest
@@ -165,12 +165,12 @@ class _Upload:
 
     def messages(self) -> Iterator[WriteFrame]:
         yield self._first
-        self._sent(len(self._first.data))
+        self._sent(self._first.decoded_size)
         if self._next is None:
             return
         self.granted.wait()
-        part: memoryview | None = self._next
-        while part is not None:
-            yield WriteFrame(None, part)
-            self._sent(len(part))
-            part = next(self._rest, None)
+        frame: WriteFrame | None = self._next
+        while frame is not None:
+            yield frame
+            self._sent(frame.decoded_size)
+            frame = next(self._rest, None)
