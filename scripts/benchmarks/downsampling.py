@@ -35,17 +35,15 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # webknossos tells of optional packages
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        print("data          magd s   webknossos s   ratio")
+        print("data          magd s   webknossos s   ratio   magd MiB")
         for category, method, data in volumes(arguments.edge):
             make(Path(folder) / "ours" / category, category, data)
             make(Path(folder) / "theirs" / category, category, data)
-            ours = magd_seconds(Path(folder) / "ours", category)
+            ours, peak = magd_seconds(Path(folder) / "ours", category)
             theirs = webknossos_seconds(Path(folder) / "theirs" / category, method)
-            print(f"{category:13} {ours:6.2f} {theirs:14.2f} {theirs / ours:7.1f}", flush=True)
-    own, children = (
-        resource.getrusage(who).ru_maxrss >> 10 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    print(f"peak memory: this process, with webknossos in it, {own} MiB; the largest of the daemon's {children} MiB")
+            print(f"{category:13} {ours:6.2f} {theirs:14.2f} {theirs / ours:7.1f} {peak:10}", flush=True)
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    print(f"peak memory of this process, with webknossos and the data in it: {own} MiB")
 
 
 def volumes(edge: int) -> list[tuple[str, str, Any]]:
@@ -76,8 +74,8 @@ def make(folder: Path, category: str, data: Any) -> None:
     layer.add_mag(1, chunk_shape=32, shard_shape=256, compress=False).write(data, absolute_offset=(0, 0, 0))
 
 
-def magd_seconds(root: Path, dataset: str) -> float:
-    """From the call until it is in the files, in a daemon that runs."""
+def magd_seconds(root: Path, dataset: str) -> tuple[float, int]:
+    """From the call until it is in the files, in a daemon that runs; and the peak memory of its processes in MiB."""
     command = [
         sys.executable,
         "-m",
@@ -97,9 +95,21 @@ def magd_seconds(root: Path, dataset: str) -> float:
                 layer = client.dataset(dataset).layer("layer")
                 began = time.perf_counter()
                 layer.downsample(MAGS).wait()
-                return time.perf_counter() - began
+                return time.perf_counter() - began, peak_mib(daemon.pid)
         finally:
             daemon.terminate()
+
+
+def peak_mib(pid: int) -> int:
+    """The sum of the peaks of a process and its children."""
+    children: list[str] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        children += (task / "children").read_text().split()
+    total = 0
+    for process in {str(pid), *children}:
+        status = Path(f"/proc/{process}/status").read_text()
+        total += int(status.split("VmHWM:")[1].split()[0]) >> 10
+    return total
 
 
 def webknossos_seconds(folder: Path, method: str) -> float:
