@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Reading and writing cube files in this process, magd's engine against the `wkw` package.
 
-    python scripts/benchmarks/cubes.py [--folder DIR] [--seconds S] [--only TEXT]
+    python scripts/benchmarks/cubes.py [--folder DIR] [--seconds S] [--dtypes uint8] [--only TEXT]
 
 Each row is one box of a mag with blocks of 32^3 and cube files of 512^3 voxels: the same bytes on disk for both. Calls
 of the two alternate, so that what else the machine does hits both alike; the figures are medians. `ratio` is the time
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 BLOCK_LEN: Final = 32
 FILE_LEN: Final = 16
 CUBE: Final = BLOCK_LEN * FILE_LEN
+DTYPES: Final = ("uint8", "uint32")
 SIZES: Final = (32, 64, 128, 512)
 LEAST_PAIRS: Final = 5
 MOST_PAIRS: Final = 400
@@ -56,11 +57,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Cube files: magd's engine against wkw.")
     parser.add_argument("--folder", help="where the files are made; default: a temporary folder")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each row, about")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--only", default="", help="only rows whose name contains this")
     arguments = parser.parse_args()
     print(f"{'row':44} {'magd MB/s':>10} {'wkw MB/s':>10} {'ratio':>7} {'pairs':>6}")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        for dtype in ("uint8", "uint32"):
+        for dtype in arguments.dtypes:
             for block_type in (BlockType.RAW, BlockType.LZ4):
                 for row in rows(Path(folder) / f"{dtype}-{block_type.name}", dtype, block_type):
                     if arguments.only in row.name:
