@@ -117,13 +117,13 @@ async def test_a_layer_without_data_gets_empty_mags(storage: Storage) -> None:
 @pytest.mark.parametrize("compressed", [False, True])
 async def test_what_is_written_meanwhile_is_in_the_coarser_mags(storage: Storage, compressed: bool) -> None:
     mag = await make_mag(storage, compressed=compressed)
-    await write(storage, mag, (0, 0, 0), noise(Vec3(64, 64, 64)))
+    await write(storage, mag, (0, 0, 0), noise(Vec3(128, 128, 64)))
     started = await storage.downsample(DownsampleRequest(COLOR, targets=mags("2", "4")), request_id="")
     generator = np.random.default_rng(3)
     seen, count = (await storage.hierarchy.get_mag(mag)).revision, 0
     while not storage.get_operation(started.name).state.has_ended and count < 60:
         written = await write(
-            storage, mag, generator.integers(0, 50, size=3).tolist(), noise(Vec3(11, 7, 9), seed=count)
+            storage, mag, generator.integers(0, 53, size=3).tolist(), noise(Vec3(11, 7, 9), seed=count)
         )
         now = storage.get_operation(started.name)
         if now.progress.files_done < now.progress.files_total:
