@@ -6,6 +6,7 @@ import argparse
 import random
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -33,12 +34,15 @@ def main(arguments: Sequence[str]) -> int:
         Daemon(folder, "--idle-seconds", "5", "--flush-seconds", "2", "--log-level", "warning") as daemon,
     ):
         load = Load(daemon.grpc, Path(folder), seed)
-        lag = Lag(daemon.grpc)
-        load.start()
-        samples = _watch(daemon, Path(folder), load, lag, given.minutes * 60, given.every)
-        counts = load.counts
-        load.end()
-        lag.close()
+        try:
+            with closing(Lag(daemon.grpc)) as lag:
+                load.start()
+                samples = _watch(daemon, Path(folder), load, lag, given.minutes * 60, given.every)
+                counts = load.counts
+                load.end()
+        except AssertionError:
+            print(f"BROKEN; the log of the daemon:\n{daemon.log}", flush=True)
+            raise
     return _verdict(samples, f"{counts.writes} writes, {counts.reads} checked reads, {counts.bytes_moved >> 20} MiB")
 
 
