@@ -8,7 +8,9 @@ a fresh raw copy, by magd and by webknossos in turn. magd is a daemon, and what 
 the operation has ended: everything is on the disk then. webknossos gets as many processes as magd has workers, and what
 it wrote is synced in its time too; its own time, without that, is printed beside it.
 
-Printed for each: seconds, voxels in a second, bytes in the files, peak resident memory of all its processes together.
+Printed for each: seconds, voxels in a second, seconds of CPU (which hardly depend on what else the machine does, while
+magd's processes, with their low priority, stand back for everything else), bytes in the files, peak resident memory of
+all its processes together.
 """
 
 from __future__ import annotations
@@ -86,25 +88,29 @@ def bytes_below(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("z*/y*/x*.wkw"))
 
 
-class PeakMemory:
-    """Watches the resident memory of processes while the context lasts.
+class Watched:
+    """Watches a process and its children while the context lasts.
 
-    :ivar bytes: the most that all of them had together
+    :ivar bytes: the most resident memory that all of them had together
+    :ivar cpu_seconds: what they took together
     """
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
+        self.cpu_seconds = 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self.bytes = 0
 
     def __enter__(self) -> Self:
+        self.cpu_seconds = -sum(_cpu_seconds(pid) for pid in _family(self._pid))
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
+        self.cpu_seconds += sum(_cpu_seconds(pid) for pid in _family(self._pid))
 
     def _watch(self) -> None:
         while not self._ended.wait(0.02):
@@ -131,6 +137,14 @@ def _resident(pid: int) -> int:
         return 0
 
 
+def _cpu_seconds(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return sum(int(field) for field in fields[11:13]) / os.sysconf("SC_CLK_TCK")
+
+
 def by_magd(root: Path, workers: int, layer: str) -> dict[str, float]:
     """Compress with a daemon."""
     daemon = Daemon(str(root), "--workers", str(workers))
@@ -138,14 +152,14 @@ def by_magd(root: Path, workers: int, layer: str) -> dict[str, float]:
         with magd_client.connect(daemon.grpc) as client:
             mag = client.dataset("data").layer(layer).mag("1")
             mag.get_info()
-            with PeakMemory(daemon.pid) as memory:
+            with Watched(daemon.pid) as watched:
                 began = time.perf_counter()
                 operation = mag.compress()
                 info = operation.wait()
                 seconds = time.perf_counter() - began
         assert info.statistics is not None
         hold = info.statistics.longest_hold_seconds
-        return {"seconds": seconds, "peak": memory.bytes, "hold": hold}
+        return {"seconds": seconds, "cpu": watched.cpu_seconds, "peak": watched.bytes, "hold": hold}
     finally:
         daemon.stop()
 
@@ -156,14 +170,15 @@ def by_webknossos(root: Path, workers: int, layer: str) -> dict[str, float]:
     from webknossos.dataset.dataset import Dataset
 
     dataset = Dataset.open(root / "data")
-    with get_executor("multiprocessing", max_workers=workers) as executor, PeakMemory(os.getpid()) as memory:
+    with get_executor("multiprocessing", max_workers=workers) as executor:
         list(executor.map(abs, range(workers)))
-        began = time.perf_counter()
-        dataset.get_layer(layer).get_mag("1").compress(executor=executor)
-        alone = time.perf_counter() - began
-        os.sync()
-        seconds = time.perf_counter() - began
-    return {"seconds": seconds, "alone": alone, "peak": memory.bytes}
+        with Watched(os.getpid()) as watched:
+            began = time.perf_counter()
+            dataset.get_layer(layer).get_mag("1").compress(executor=executor)
+            alone = time.perf_counter() - began
+            os.sync()
+            seconds = time.perf_counter() - began
+    return {"seconds": seconds, "cpu": watched.cpu_seconds, "alone": alone, "peak": watched.bytes}
 
 
 def measure(folder: Path, layer: str, edge: int, file_len: int, rounds: int, workers: int) -> None:
@@ -193,14 +208,16 @@ def measure(folder: Path, layer: str, edge: int, file_len: int, rounds: int, wor
         more = f", {best['alone']:.2f} s without sync" if "alone" in best else f", hold {best['hold'] * 1000:.0f} ms"
         print(
             f"  {name:10} {middle:7.2f} s (best {best['seconds']:.2f}{more}), {raw_bytes / middle / 1e6:6.0f} MB/s, "
+            f"{min(result['cpu'] for result in of_way):.2f} s of CPU, "
             f"{best['size'] / 2**20:8.2f} MiB in files, {max(r['peak'] for r in of_way) / 2**20:5.0f} MiB resident"
         )
     ratios = [b["seconds"] / a["seconds"] for a, b in zip(results["magd"], results["webknossos"], strict=True)]
     alone = [b["alone"] / a["seconds"] for a, b in zip(results["magd"], results["webknossos"], strict=True)]
+    cpu = [b["cpu"] / a["cpu"] for a, b in zip(results["magd"], results["webknossos"], strict=True)]
     size = results["magd"][0]["size"] / results["webknossos"][0]["size"]
     print(
         f"  magd is {statistics.median(ratios):.1f} times as fast ({statistics.median(alone):.1f} times if webknossos "
-        f"need not sync); its files have {size:.1%} of the size"
+        f"need not sync) and takes a {statistics.median(cpu):.1f}th of its CPU; its files have {size:.1%} of the size"
     )
     shutil.rmtree(original)
 
