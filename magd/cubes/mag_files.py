@@ -42,6 +42,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
+from magd.box_index import BoxIndex
 from magd.cubes import compressed, raw
 from magd.cubes.block_copy import BlockCopy, Rows, part_of, rows_of
 from magd.cubes.creation import make_mag_folder
@@ -492,9 +493,9 @@ def _all_in_files(boxes: Sequence[Box], failed: set[int]) -> tuple[bool, ...]:
     :param failed: which have a cube file that was not
     """
     in_files: list[bool] = []
-    left: list[Box] = []
+    left: BoxIndex[int] = BoxIndex()
     for number, box in enumerate(boxes):
-        in_files.append(number not in failed and not any(box.intersects(earlier) for earlier in left))
+        in_files.append(number not in failed and not left.touching(box))
         if not in_files[-1]:
-            left.append(box)
+            left.add(number, box)
     return tuple(in_files)
