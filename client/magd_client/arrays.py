@@ -1,6 +1,6 @@
 """A user's arrays and the bytes that travel.
 
-Nothing is cast: the dtype must be the layer's. Any memory layout is taken: see `memory_order`.
+Nothing is cast: the dtype must be the layer's. Any memory layout is taken: see `magd.memory_order`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from magd.actors.types import Bounds, Mask, WriteCommand
 from magd.catalog.names import MagName
 from magd.rpc import from_proto
 from magd.rpc.from_proto import refuse
-from magd.v1 import types_pb2
 
 if TYPE_CHECKING:
     from magd.acknowledgement import Durability, Revision
@@ -33,10 +32,11 @@ class WriteHeader:
     if_revision: Revision | None
     is_encoded: bool
     """Whether parts may be encoded with LZ4."""
+    is_c_order: bool
+    """Whether the bytes come in C order."""
 
     @classmethod
     def of(cls, request: volume_pb2.WriteBoxRequest) -> WriteHeader:
-        refuse_order(request)
         for field in ("crc32c", "shared_memory"):
             if request.HasField(field):
                 raise refuse(field)
@@ -50,6 +50,7 @@ class WriteHeader:
             mask=from_proto.mask(request.mask),
             if_revision=from_proto.if_revision(request),
             is_encoded=from_proto.is_lz4(request.encoding),
+            is_c_order=from_proto.is_c_order(request.order),
         )
 
     def command(self, data: VoxelArray, staging: Staging | None = None) -> WriteCommand:
@@ -60,12 +61,3 @@ class WriteHeader:
         return WriteCommand(
             self.request_id, self.box, data, self.durability, self.bounds, self.mask, self.if_revision, staging
         )
-
-
-def refuse_order(request: volume_pb2.WriteBoxRequest | volume_pb2.ReadBoxRequest) -> None:
-    """Refuse an order that this version does not do.
-
-    :raises Unimplemented: it is one
-    """
-    if request.order not in (types_pb2.ORDER_UNSPECIFIED, types_pb2.ORDER_FORTRAN):
-        raise refuse("order")

@@ -74,6 +74,18 @@ def is_lz4(encoding: types_pb2.Encoding) -> bool:
     return True
 
 
+def is_c_order(order: types_pb2.Order) -> bool:
+    """Whether the bytes of a box are in C order.
+
+    :raises Unimplemented: it is an order that this version does not know
+    """
+    if order in (types_pb2.ORDER_UNSPECIFIED, types_pb2.ORDER_FORTRAN):
+        return False
+    if order != types_pb2.ORDER_C:
+        raise refuse("order")
+    return True
+
+
 def resource_name(text: str, field: str = "name") -> str:
     """The name of a dataset, layer or mag, checked; empty if it is empty, which means everything."""
     return str(parse_resource(text, field=field)) if text else ""

@@ -23,7 +23,6 @@ from magd.errors import InvalidRequest, MagdError, Reason
 from magd.framing import ReadBatchFrame, ReadBoxesFrame, ReadFrame
 from magd.rpc import from_proto, to_proto
 from magd.rpc.admission import PART_BYTES, Pace
-from magd.rpc.box_headers import refuse_order
 from magd.rpc.enums import DATA_TYPES
 from magd.rpc.errors import box_error
 from magd.rpc.flight import Flight, Incoming
@@ -143,7 +142,8 @@ class _Reads:
             self._flight.land(_Result(index, None, None, None, box_error(error)))
 
     async def _ask(self, index: int, request: volume_pb2.ReadBoxRequest) -> None:
-        refuse_order(request)
+        if from_proto.is_c_order(request.order):
+            raise refuse("order")
         from_proto.is_lz4(request.encoding)  # which the client would accept too: they are not encoded
         if request.HasField("shared_memory"):
             raise refuse("shared_memory")

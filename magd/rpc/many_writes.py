@@ -29,7 +29,7 @@ from magd.rpc.admission import Pace
 from magd.rpc.box_headers import WriteHeader
 from magd.rpc.errors import box_error
 from magd.rpc.flight import Flight, Incoming
-from magd.rpc.from_proto import invalid
+from magd.rpc.from_proto import invalid, refuse
 from magd.rpc.parts import PART_FIELDS, decoded, flat, length_mismatch
 from magd.v1 import volume_pb2
 
@@ -130,6 +130,8 @@ class _Writes:
         try:
             request = frame.header or volume_pb2.WriteBoxRequest()
             header = WriteHeader.of(request)
+            if header.is_c_order:
+                raise refuse("order")
             storage = self._storage
             cost = await storage.check_write(header.name, header.box, header.voxels, header.bounds, header.mask)
             data = decoded(frame, header)

@@ -15,6 +15,7 @@ import numpy as np
 
 from magd import part_encoding
 from magd.errors import InvalidRequest, Reason
+from magd.memory_order import slabs
 from magd.rpc.admission import PART_BYTES
 from magd.rpc.from_proto import invalid
 
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 
     from magd.actors.arrival import Arrival
     from magd.framing import Bytes, WriteFrame
+    from magd.geometry import Vec3
     from magd.rpc.admission import Pace
     from magd.rpc.box_headers import WriteHeader
-    from magd.voxels import VoxelArray
+    from magd.voxels import VoxelArray, VoxelFormat
 
 
 PART_FIELDS: Final = frozenset({"data", "decoded_size"})
@@ -74,7 +76,7 @@ async def next_part(requests: AsyncIterator[WriteFrame], header: WriteHeader, pa
 
 
 async def receive(
-    first: Bytes, requests: AsyncIterator[WriteFrame], header: WriteHeader, arrival: Arrival, pace: Pace
+    first: Bytes, requests: AsyncIterator[WriteFrame], header: WriteHeader, arrival: Arrival | InCOrder, pace: Pace
 ) -> None:
     """Receive the bytes of a box.
 
@@ -94,6 +96,37 @@ async def receive(
     if arrival.filled_bytes < arrival.size_bytes:
         raise length_mismatch(arrival.filled_bytes, arrival.size_bytes, "")
     await arrival.finish()
+
+
+class InCOrder:
+    """Takes the bytes of a box in C order, and gives them to its arrival in the order in which voxels are kept.
+
+    :param arrival: of the box
+    :param size: of the box, in voxels of the mag
+    """
+
+    def __init__(self, arrival: Arrival, voxels: VoxelFormat, size: Vec3) -> None:
+        self.size_bytes: Final = arrival.size_bytes
+        self.filled_bytes = 0
+        self._arrival = arrival
+        self._voxels = voxels
+        self._array: VoxelArray = np.empty((voxels.num_channels, *size), dtype=voxels.dtype)
+        self._bytes = self._array.reshape(-1).view(np.uint8)
+
+    def add(self, part: Bytes) -> None:
+        """Take the next bytes. There must be no more than the box has."""
+        end = self.filled_bytes + len(part)
+        self._bytes[self.filled_bytes : end] = np.frombuffer(part, np.uint8)
+        self.filled_bytes = end
+
+    async def finish(self) -> None:
+        """Give all of it to the arrival, slab by slab as they are turned in a thread."""
+        turned = slabs(self._array, self._voxels)
+        while (slab := await asyncio.to_thread(next, turned, None)) is not None:
+            for part in cut(slab):
+                self._arrival.add(part)
+                await asyncio.sleep(0)  # others have their turn between parts
+        await self._arrival.finish()
 
 
 def cut(array: VoxelArray) -> Iterator[memoryview]:

@@ -29,25 +29,30 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from magd.actors.types import Slab
 from magd.catalog.names import MagName
 from magd.errors import InvalidRequest, TooSlow
 from magd.framing import ReadFrame
+from magd.memory_order import c_order_slabs
 from magd.part_encoding import PartEncoder
 from magd.rpc import from_proto, to_proto
 from magd.rpc.admission import EdgeConfig, Pace
-from magd.rpc.box_headers import WriteHeader, refuse_order
+from magd.rpc.box_headers import WriteHeader
 from magd.rpc.enums import DATA_TYPES
 from magd.rpc.from_proto import refuse
 from magd.rpc.many_reads import read_box_batch, read_boxes
 from magd.rpc.many_writes import write_box_batch, write_boxes
-from magd.rpc.parts import cut, decoded, receive
+from magd.rpc.parts import InCOrder, cut, decoded, receive
 from magd.v1 import types_pb2, volume_pb2
+from magd.voxels import VoxelFormat
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
+    from magd.actors.budget import Lease
     from magd.actors.storage import Storage
     from magd.framing import ReadBatchFrame, ReadBoxesFrame, WriteBoxesFrame, WriteFrame
+    from magd.geometry import Box
     from magd.rpc.interceptors import Context
 
 
@@ -66,6 +71,8 @@ class VolumeService:
         first = await self._first(request_iterator)
         header = WriteHeader.of(first.header or volume_pb2.WriteBoxRequest())
         cost = await storage.check_write(header.name, header.box, header.voxels, header.bounds, header.mask)
+        if header.is_c_order:
+            cost += header.voxels.nbytes(header.box)
         data = decoded(first, header)
         del first  # it is not part of the lease, and the write may take long
         with await storage.budget.lease(cost) as lease:
@@ -75,14 +82,15 @@ class VolumeService:
             with await storage.arrival(
                 header.name, header.box, header.voxels, header.durability, header.mask, lease
             ) as arrival:
-                await receive(data, request_iterator, header, arrival, pace)
+                sink = InCOrder(arrival, header.voxels, header.box.size) if header.is_c_order else arrival
+                await receive(data, request_iterator, header, sink, pace)
                 del data  # nor is this
                 command = header.command(arrival.data, arrival.staging)
                 return to_proto.acknowledgement(await storage.write(header.name, command, lease))
 
     async def ReadBox(self, request: volume_pb2.ReadBoxRequest, context: Context) -> AsyncIterator[ReadFrame]:
         """Read one box."""
-        refuse_order(request)
+        is_c_order = from_proto.is_c_order(request.order)
         encoder = PartEncoder() if from_proto.is_lz4(request.encoding) else None
         if request.HasField("shared_memory"):
             raise refuse("shared_memory")
@@ -94,7 +102,7 @@ class VolumeService:
             data_type=DATA_TYPES[facts.header.voxels.dtype.name],
             num_channels=facts.header.voxels.num_channels,
             revision=to_proto.revision(facts.revision),
-            order=types_pb2.ORDER_FORTRAN,
+            order=types_pb2.ORDER_C if is_c_order else types_pb2.ORDER_FORTRAN,
             encoding=types_pb2.ENCODING_LZ4 if encoder is not None else types_pb2.ENCODING_RAW,
         )
         if box.is_empty:
@@ -102,7 +110,8 @@ class VolumeService:
             return
         with await storage.budget.lease(cost) as lease:
             pace: Pace | None = None
-            async with aclosing(storage.read_slabs(name, box, lease)) as slabs:
+            slabs = self._in_c_order(name, box, lease) if is_c_order else storage.read_slabs(name, box, lease)
+            async with aclosing(slabs):
                 async for slab in slabs:
                     if pace is None:
                         pace = Pace(self._config)
@@ -114,6 +123,13 @@ class VolumeService:
                         pace.moved(len(sent))
                         pace.check()
                         response = volume_pb2.ReadBoxResponse()
+
+    async def _in_c_order(self, name: MagName, box: Box, lease: Lease) -> AsyncGenerator[Slab, None]:
+        """A box, slab by slab, whose bytes are those of the box in C order."""
+        result = await self._storage.read(name, box, lease)
+        turned = c_order_slabs(result.data, VoxelFormat.of(result.data.dtype, len(result.data)))
+        while (slab := await asyncio.to_thread(next, turned, None)) is not None:
+            yield Slab(slab, result.revision)
 
     async def WriteBoxBatch(
         self, request: volume_pb2.WriteBoxBatchRequest, context: Context

@@ -96,7 +96,7 @@ async def test_where_there_is_no_data_yet_the_answer_is_one_message_without_voxe
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("order", ORDER_C),
+        ("order", 17),
         ("encoding", 17),
         ("shared_memory", SharedMemory(region="r")),
     ],
@@ -197,3 +197,12 @@ async def test_parts_are_encoded_for_a_client_that_takes_it_where_that_pays() ->
         )
         assert found == storage.data[:, :256, :256, :32].tobytes(order="F")
         assert {bool(part.decoded_size) for part in responses} == {True, False}
+
+
+async def test_a_box_is_sent_in_c_order_to_a_client_that_wants_it() -> None:
+    async with fake_server(VoxelFormat.of("uint16", 2)) as (storage, channel):
+        storage.data[...] = np.random.default_rng(1).integers(0, 1000, storage.data.shape)
+        responses = await read(channel, box=box_message((1, 2, 3), (40, 50, 60)), order=ORDER_C)
+        assert responses[0].order == ORDER_C
+        expected = storage.data[:, 1:41, 2:52, 3:63]
+        assert b"".join(part.data for part in responses) == expected.tobytes(order="C")

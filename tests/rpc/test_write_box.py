@@ -24,6 +24,7 @@ from magd.rpc.addresses import UnixPath
 from magd.rpc.admission import EdgeConfig
 from magd.v1.types_pb2 import (
     DATA_TYPE_UINT8,
+    DATA_TYPE_UINT16,
     DURABILITY_DISK,
     DURABILITY_PROCESS,
     ENCODING_LZ4,
@@ -235,7 +236,6 @@ async def test_a_bad_header_is_refused_before_the_storage_is_asked(
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("order", ORDER_C),
         ("order", 17),
         ("encoding", 17),
         ("crc32c", 0),
@@ -504,3 +504,16 @@ async def test_parts_that_cannot_be_decoded_are_refused(
         failure = await write_failure(channel, [first, part])
         assert (failure.code, failure.metadata["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, field)
         assert storage.committed == []
+
+
+async def test_a_box_may_come_in_c_order() -> None:
+    voxels = VoxelFormat.of("uint16", 2)
+    data = np.random.default_rng(2).integers(0, 1000, (2, 50, 60, 61), dtype="uint16")
+    async with fake_server(voxels) as (storage, channel):
+        raw = data.tobytes(order="C")
+        first = header((50, 60, 61), data_type=DATA_TYPE_UINT16, num_channels=2, order=ORDER_C)
+        await write(
+            channel, [first, *(WriteBoxRequest(data=raw[at : at + 333_333]) for at in range(0, len(raw), 333_333))]
+        )
+        assert np.array_equal(storage.committed[0].data, data)
+        assert storage.committed[0].data.flags.f_contiguous

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from magd.acknowledgement import Acknowledgement
 from magd.errors import TooSlow, Unavailable
+from magd.memory_order import slabs
 from magd.v1 import types_pb2, volume_pb2
 from magd_client import arrays, convert, methods
 from magd_client._async.connection import Connection, new_request_id
 from magd_client._async.twins import for_each
 from magd_client.defaults import check_possible
-from magd_client.memory_order import slabs
 from magd_client.pieces import PIECES_IN_FLIGHT, pieces
 from magd_client.progress import Meter, ProgressLike, show_progress
 from magd_client.retry import Deadline, bulk_timeout

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from magd import memory_order
+from magd.memory_order import c_order_slabs, slabs
 from magd.voxels import VoxelFormat
-from magd_client import arrays, memory_order
-from magd_client.memory_order import slabs
+from magd_client import arrays
 
 ONE = VoxelFormat.of("uint16", 1)
 
@@ -56,3 +57,15 @@ def test_parts_have_the_size_that_travels_best_and_slabs_are_small() -> None:
     assert [len(part) for part in arrays.parts(slabs(data, ONE))] == [arrays.PART_BYTES] * 4
     whole = np.broadcast_to(np.uint16(7), (1, 512, 512, 512))
     assert next(slabs(whole, ONE)).nbytes < whole.nbytes // 7
+
+
+@given(
+    channels=st.integers(1, 3),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 20), st.integers(1, 70)),
+    order=st.sampled_from("CF"),
+)
+def test_c_order_comes_back(channels: int, size: tuple[int, int, int], order: str) -> None:
+    data = np.arange(channels * np.prod(size), dtype="<u2").reshape(channels, *size)
+    arranged = np.array(data, order="C" if order == "C" else "F")
+    made = list(c_order_slabs(arranged, VoxelFormat.of("uint16", channels)))
+    assert b"".join(arrays.parts(made)) == data.tobytes(order="C")

@@ -1,4 +1,4 @@
-"""Bringing arrays of any memory order into the one in which voxels travel, while they travel.
+"""Bringing arrays of any memory order into the one in which voxels travel, while they travel; and back.
 
 Users have C order: z fastest. Voxels travel with x fastest. To turn one into the other, the array is gone through
 slab by slab along z, so that each slab is a stretch of the bytes of the box and no second array of the size of the box
@@ -40,6 +40,17 @@ def slabs(array: VoxelArray, voxels: VoxelFormat) -> Iterator[VoxelArray]:
     step = max(SLAB_BYTES // max(1, array[..., 0].nbytes), CACHE_LINE // array.itemsize)
     for start in range(0, depth, step):
         yield _turned(array[..., start : start + step], voxels)
+
+
+def c_order_slabs(array: VoxelArray, voxels: VoxelFormat) -> Iterator[VoxelArray]:
+    """An array in C order, as slabs whose bytes follow each other.
+
+    :param array: (c, x, y, z) of the format, in any memory order
+    :return: arrays of four dimensions whose bytes in Fortran order are the next bytes of `array` in C order
+    """
+    # C order of axes is Fortran order of the same axes reversed. The channels are gone through one by one.
+    for channel in array:
+        yield from slabs(channel.T[np.newaxis], voxels)
 
 
 def _turned(slab: VoxelArray, voxels: VoxelFormat) -> VoxelArray:
