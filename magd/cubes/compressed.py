@@ -31,7 +31,7 @@ from magd.cubes.block_copy import BlockCopy
 from magd.cubes.encode import BlockEncoder, decode, default_level, largest_encoded
 from magd.cubes.exact_io import copy_range, read_exactly, read_into, write_all
 from magd.cubes.header import HEADER_BYTES, Header, damaged
-from magd.cubes.parallel import for_each, map_all
+from magd.cubes.parallel import map_all
 from magd.cubes.scratch import Scratch
 
 if TYPE_CHECKING:
@@ -135,8 +135,7 @@ class JumpTable:
 
 
 def read_blocks(handle: Handle, copy: BlockCopy) -> None:
-    """Fill the box of `copy` from a compressed cube file. Only blocks that the box touches are read and
-    decoded, by several threads if there are many.
+    """Fill the box of `copy` from a compressed cube file. Only blocks that the box touches are decoded.
 
     :raises DataLoss: the file cannot be read, or its jump table or one of these blocks is damaged
     """
@@ -145,16 +144,13 @@ def read_blocks(handle: Handle, copy: BlockCopy) -> None:
     table = handle.table(index[0], index[-1] + 1)
     starts, ends = table.places(copy.index)
 
-    def read(stretch: tuple[int, int]) -> None:
-        first, last = stretch
+    # Not shared among threads: between two blocks each would wait for Python's lock longer than it takes to decode one.
+    for first, last in _stretches(starts, ends, max(1, RUN_BYTES // block_bytes)):
         start = starts[first]
         encoded = _encoded.take(ends[last - 1] - start).data
         read_into(file.fd, encoded, start, file.path)
         for at in range(first, last):
             copy.put(at, decode(encoded[starts[at] - start : ends[at] - start], block_bytes, index[at], file.path))
-
-    most = max(1, RUN_BYTES // block_bytes)
-    for_each(read, _stretches(starts, ends, most), worth=len(copy) * block_bytes)
 
 
 def _stretches(starts: list[int], ends: list[int], most: int) -> list[tuple[int, int]]:
