@@ -6,7 +6,8 @@
 3. A work folder, beside the mag or in the layer of the target, gets a header.wkw and, from the pool, a copy of every
    cube file. The pool may read a block in the middle of a write: that block is among the touched ones.
 4. In rounds, the blocks touched meanwhile are spliced into the copies. A round costs as much as was touched during the
-   one before, and the files these blocks lie in. There is no further round when what is left is small.
+   one before, and the files these blocks lie in. There is no further round when what is left is small. From the third
+   one on, blocks are compressed without effort: who writes all the time writes them again anyway.
 5. The names of all new files are synced (their contents are).
 6. The actor holds the mag: no read or write runs. What was touched since the last round, and what is in no file yet, is
    read and written to the journal of the copy. So the hold is short also where cube files are large. (Only where more
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 
 ROUNDS: Final = 8
 """Rounds at most before the hold, when writers never pause."""
+PATIENT_ROUNDS: Final = 2
+"""After so many, blocks that are touched again and again get no effort any more, so that rounds become shorter."""
 LITTLE_BYTES: Final = 4 << 20
 """Voxels that may be left for the hold without a further round: to journal them takes some milliseconds."""
 CARRIED_BYTES: Final = 128 << 20
@@ -141,7 +144,7 @@ class ConversionRun:
             if changed.size_bytes + actor.unapplied_bytes > CARRIED_BYTES:
                 await actor.apply_all()
                 changed.update(actor.take_changes())
-                await copies.splice(changed, can_cancel=False)
+                await copies.splice(changed, in_haste=True, can_cancel=False)
                 changed.clear()
                 await self._threads.run(sync_folders, target.work_folder)
             if target.publish is None:
@@ -164,12 +167,12 @@ class ConversionRun:
 
         :return: what is left
         """
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
             await self._actor.apply_all()
             changed = self._actor.take_changes()
             if changed.size_bytes <= LITTLE_BYTES:
                 return changed
-            await copies.splice(changed)
+            await copies.splice(changed, in_haste=number >= PATIENT_ROUNDS)
         await self._actor.apply_all()
         return self._actor.take_changes()
 

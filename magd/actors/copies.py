@@ -101,16 +101,18 @@ class Copies:
             # Two, so that processes have something to do while the last parts of one come in.
             await self._each(cubes, self._make_in_parts, 2)
 
-    async def splice(self, changed: ChangedBlocks, *, can_cancel: bool = True) -> None:
+    async def splice(self, changed: ChangedBlocks, *, in_haste: bool = False, can_cancel: bool = True) -> None:
         """Bring these blocks up to date, also in cube files that were not there before.
 
+        :param in_haste: spend no effort on compressing them
         :raises Cancelled: on request
         """
         block_bytes = self._conversion.header.block_bytes
+        conversion = replace(self._conversion, level="fast") if in_haste else self._conversion
 
         async def splice(item: tuple[Vec3, bytes, int]) -> None:
             cube, blocks, count = item
-            made = await self._run(SpliceBlocks(self._conversion, cube, blocks))
+            made = await self._run(SpliceBlocks(conversion, cube, blocks))
             is_new = cube not in self._sizes
             grown = made.size_bytes - self._sizes.get(cube, 0)
             self._sizes[cube] = made.size_bytes

@@ -8,7 +8,6 @@ no difference, since their bytes are replaced by equal ones.
 
 from __future__ import annotations
 
-import errno
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +16,6 @@ from magd.cubes.parallel import for_each
 from magd.errors import from_os_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
 
     from magd.cubes.block_copy import BlockBuffer, BlockCopy
     from magd.cubes.cube_file import OpenCubeFile
@@ -70,34 +68,6 @@ def read_run(file: OpenCubeFile, index: int, blocks: BlockBuffer) -> None:
     :raises DataLoss: the file cannot be read, or ends too early
     """
     read_into(file.fd, blocks.data, _offset(file.header, index), file.path)
-
-
-def written_blocks(file: OpenCubeFile) -> Iterator[tuple[int, int]]:
-    """The blocks of a raw cube file that do not lie in holes.
-
-    :return: [start, end) of runs of blocks, ascending and without overlap
-    :raises DataLoss: the file cannot be read
-    """
-    header = file.header
-    end_of_blocks = _offset(header, header.blocks_per_file)
-    done, position = 0, header.data_offset
-    while position < end_of_blocks:
-        try:
-            data = os.lseek(file.fd, position, os.SEEK_DATA)
-            hole = os.lseek(file.fd, data, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
-                return
-            if error.errno == errno.EINVAL:  # the file system cannot tell: all of it may be data
-                yield done, header.blocks_per_file
-                return
-            raise from_os_error(error, file.path) from error
-        start = max((data - header.data_offset) // header.block_bytes, done)
-        end = min(-(-(hole - header.data_offset) // header.block_bytes), header.blocks_per_file)
-        if start < end:
-            yield start, end
-            done = end
-        position = max(hole, _offset(header, end))
 
 
 def write_empty_file(fd: int, header: Header, path: str) -> None:
