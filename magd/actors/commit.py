@@ -46,7 +46,7 @@ from magd.actors.flusher import Flusher
 from magd.actors.opening import format_of
 from magd.actors.sharing import Shared
 from magd.actors.types import CommitEvent
-from magd.errors import MagdError, Reason, Unavailable
+from magd.errors import DiskFull, MagdError, Reason, Unavailable
 from magd.geometry import BoundingBox
 from magd.journal.journal import Journal
 from magd.journal.overlay import Entry, Overlay
@@ -193,6 +193,8 @@ class CommitPoint:
         self._last_visible: asyncio.Future[None] | None = None
         self._waiting: deque[_Waiting] = deque()
         self._placing: asyncio.Task[None] | None = None
+        self._refusal = ""
+        """Why the disk took no write when the last one was tried; empty if it did."""
         self._unjournaled = False
         self._undurable_bytes = 0
         self.overlay = Overlay()
@@ -211,12 +213,12 @@ class CommitPoint:
     @property
     def takes_no_writes(self) -> bool:
         """Whether the disk keeps it from committing anything, as far as this knows."""
-        return bool(self.broken or (self._journal is not None and self._journal.broken))
+        return bool(self.broken or self._refusal or (self._journal is not None and self._journal.broken))
 
     @property
     def trouble(self) -> str:
         """What is wrong with the disk, as far as this knows; empty if nothing is."""
-        return self.broken or (self._journal.broken if self._journal else "") or self.flusher.stuck
+        return self.broken or (self._journal.broken if self._journal else "") or self._refusal or self.flusher.stuck
 
     @property
     def undurable_bytes(self) -> int:
@@ -299,8 +301,10 @@ class CommitPoint:
             appended = await self._threads.run(self._append, journal, group, self._appended)
         for waiting, result in zip(group, appended, strict=False):
             if isinstance(result, Exception):
+                self._refusal = _refusal_of(result) or self._refusal
                 waiting.fail(result)
                 continue
+            self._refusal = ""
             revision, number, record = result
             if number is None:
                 self._unjournaled = True
@@ -388,7 +392,7 @@ class CommitPoint:
         self._break(why)
 
     def _break(self, why: str) -> None:
-        log.error("mag is opened anew", mag=str(self._name), why=why)
+        self._warn(f"it is opened anew: {why}")
         self.broken = why
         self._on_broken()
 
@@ -581,3 +585,10 @@ class CommitPoint:
             self._leases.clear()
             if self._journal is not None:
                 self._journal.close()
+
+
+def _refusal_of(error: Exception) -> str:
+    """What an error says of the whole file system: it is full, or mounted read-only. Empty if it says nothing of it."""
+    if isinstance(error, DiskFull) or (isinstance(error, MagdError) and error.metadata.get("errno") == "EROFS"):
+        return str(error)
+    return ""

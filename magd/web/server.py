@@ -54,6 +54,8 @@ class Pages:
         problems = {name: check() for name, check in self._checks.items()}
         is_ready = not any(problems.values())
         lines = [f"[-]{name} {why}" if why else f"[+]{name} ok" for name, why in problems.items()]
+        # A mag that is in trouble does not keep the others from being served.
+        lines += [f"[!]{mag.name} {mag.state}: {mag.reason}" for mag in self._storage.status().mags if mag.reason]
         shown = lines if "verbose" in request.query or not is_ready else []
         return web.Response(
             text="\n".join([*shown, "ready" if is_ready else "not ready"]) + "\n",

@@ -217,7 +217,10 @@ async def test_a_write_that_would_eat_into_the_reserve_of_the_disk_is_refused_un
         patch.setattr(os, "statvfs", nearly_full)
         with pytest.raises(DiskFull, match="kept for what was committed before"):
             await write(storage, mag, (0, 0, 0), filled(2))
+        status = storage.status().mags[0]
+        assert (status.state, "free space" in status.reason) == (MagState.READ_ONLY, True)
         assert (await read(storage, mag, (0, 0, 0), (16, 16, 16)) == 1).all()
         await storage.flush(str(mag), to_files=True)
     await write(storage, mag, (0, 0, 0), filled(3))
+    assert storage.status().mags[0].state is MagState.SERVING
     assert (await read(storage, mag, (0, 0, 0), (16, 16, 16)) == 3).all()
