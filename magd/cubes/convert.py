@@ -124,7 +124,7 @@ def make_file(conversion: Conversion, cube: Vec3) -> Made:
     _make_folders(path)
     if not header.block_type.is_compressed:
         made = make_part(conversion, cube, 0, header.blocks_per_file)
-        finish_file(conversion, cube, None if made.is_zero else b"")
+        made.size_bytes = finish_file(conversion, cube, None if made.is_zero else b"")
         return made
     with _created(path) as fd, conversion.blocks_of(cube) as source:
         writer = CompressedFileWriter(fd, header, path)
