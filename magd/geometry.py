@@ -196,6 +196,14 @@ class BoundingBox:
     size: Vec3
 
     @classmethod
+    def of(cls, offset: Vec3Like, size: Vec3Like) -> BoundingBox:
+        """Make a bounding box of two vectors.
+
+        :raises ValueError: one of them is not three whole numbers
+        """
+        return cls(Vec3.of(offset), Vec3.of(size))
+
+    @classmethod
     def empty(cls) -> BoundingBox:
         """The bounding box of a layer without data."""
         return cls(ORIGIN, ORIGIN)
