@@ -253,7 +253,7 @@ async def test_addresses_that_others_can_reach_need_insecure(field: str, root: P
         ({"http": "unix:/tmp/x"}, "http"),
         ({"stall_seconds": 0}, "stall_seconds"),
         ({"min_rate_bytes_per_second": 0}, "min_rate_bytes_per_second"),
-        ({"storage": StorageConfig(pool_workers=0)}, "workers"),
+        ({"storage": StorageConfig(pool_workers=-1)}, "workers"),
     ],
 )
 async def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], field: str, root: Path) -> None:
@@ -263,7 +263,7 @@ async def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], fie
 
 
 async def test_a_failed_start_leaves_the_root_free(root: Path) -> None:
-    await start_error(config_for(root, storage=StorageConfig(pool_workers=0)))
+    await start_error(config_for(root, storage=StorageConfig(pool_workers=-1)))
     async with running(config_for(root)):
         pass
 
