@@ -1,8 +1,8 @@
 """What the gRPC edge lets in: sizes of messages, streams of one connection, and how slow a client may be.
 
-Memory for boxes is leased from the budget of the storage before any data is read; what is here bounds the
-rest. gRPC itself keeps messages that nobody has read yet: their size and the flow-control window of a stream
-bound it. A client that neither sends nor takes a part for a while, or does so slower than the minimum rate,
+Memory for boxes is leased from the budget of the storage before any data is read, and with it what gRPC will
+hold for their streams. What is here bounds the rest: gRPC keeps messages of calls that wait for their lease;
+their size, the flow-control window of a stream and the number of calls bound it. A client that neither sends nor takes a part for a while, or does so slower than the minimum rate,
 loses its call, and the memory leased for it becomes free.
 
 A client is a connection. Over TCP its address names it. Over a unix socket all have the same; there it may name itself,
@@ -24,6 +24,18 @@ MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """Of one message to the daemon."""
 PART_BYTES: Final = 1024 * 1024
 """Of the parts the daemon sends. Smaller ones cost more time per byte, larger ones hold more memory."""
+
+STREAM_BYTES: Final = 3 * 1024 * 1024
+"""What gRPC holds for a stream of parts beside the box: a window that it reads ahead, or what the client has not taken
+yet, and the part it puts together. Leased with the box."""
+
+
+def stream_cost(size_bytes: int) -> int:
+    """What gRPC holds for a box that travels in parts; nothing worth counting for one that is a single part.
+
+    :param size_bytes: of the box
+    """
+    return STREAM_BYTES if size_bytes > PART_BYTES else 0
 
 
 @dataclass(frozen=True, slots=True)

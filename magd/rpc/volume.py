@@ -36,7 +36,7 @@ from magd.framing import ReadFrame
 from magd.memory_order import c_order_slabs
 from magd.part_encoding import PartEncoder
 from magd.rpc import from_proto, to_proto
-from magd.rpc.admission import EdgeConfig, Pace
+from magd.rpc.admission import EdgeConfig, Pace, stream_cost
 from magd.rpc.box_headers import WriteHeader
 from magd.rpc.enums import DATA_TYPES
 from magd.rpc.from_proto import refuse
@@ -71,12 +71,12 @@ class VolumeService:
         first = await self._first(request_iterator)
         header = WriteHeader.of(first.header or volume_pb2.WriteBoxRequest())
         cost = await storage.check_write(header.name, header.box, header.voxels, header.bounds, header.mask)
-        if header.is_c_order:
-            cost += header.voxels.nbytes(header.box)
+        size_bytes = header.voxels.nbytes(header.box)
+        cost += stream_cost(size_bytes) + (size_bytes if header.is_c_order else 0)
         data = decoded(first, header)
         del first  # it is not part of the lease, and the write may take long
         with await storage.budget.lease(cost) as lease:
-            if len(data) < header.voxels.nbytes(header.box):
+            if len(data) < size_bytes:
                 await context.send_initial_metadata(())
             pace = Pace(self._config)
             with await storage.arrival(
@@ -108,7 +108,7 @@ class VolumeService:
         if box.is_empty:
             yield ReadFrame(response, b"")
             return
-        with await storage.budget.lease(cost) as lease:
+        with await storage.budget.lease(cost + stream_cost(facts.header.voxels.nbytes(box))) as lease:
             pace: Pace | None = None
             slabs = self._in_c_order(name, box, lease) if is_c_order else storage.read_slabs(name, box, lease)
             async with aclosing(slabs):
