@@ -85,7 +85,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--raw", dest="kind", action="store_const", const="raw", help="a raw mag")
     kinds.add_argument("--compressed", dest="kind", action="store_const", const="compressed", help="a compressed mag")
-    kinds.add_argument("--compress", dest="kind", action="store_const", const="compress", help="while it is compressed")
+    kinds.add_argument("--compress", dest="kind", action="store_const", const="compress", help="while it is converted")
     return parser.parse_args(arguments)
 
 

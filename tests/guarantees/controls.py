@@ -1,6 +1,6 @@
 """Daemons that break a promise on purpose. A test that does not notice proves nothing about one that keeps it.
 
-Each control is a copy of the program in which one line was changed.
+Each control is a copy of the program in which one precaution was taken away: one line, or a few that are one thing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.guarantees.histories import Traffic, record_and_check
 from tests.guarantees.kills import MIXES, KillTest, setting_of
 from tests.support.daemon import Daemon, DaemonError
 
-Noticed = Literal["compressed", "compress", "history", "power loss"]
+Noticed = Literal["raw", "compressed", "compress", "none", "history", "power loss"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +34,52 @@ class Control:
     """Of the file, which has it once, without the spaces before it."""
     instead: str
     by: Noticed
-    """Which test must notice: kills of one kind, a recorded history, or power losses (`tests.powerloss.broken`)."""
+    """Which test must notice: kills of one kind ("none" are those with writes that ask for no durability), a recorded
+    history, or power losses (`tests.powerloss.broken`)."""
+    also: tuple[tuple[str, str, str], ...] = ()
+    """What else has to change: file, line, and what is there instead."""
+
+    @property
+    def changes(self) -> tuple[tuple[str, str, str], ...]:
+        """Everything that changes: file, line, and what is there instead."""
+        return ((self.file, self.line, self.instead), *self.also)
 
 
 CONTROLS: Final = (
     Control(
         "a write is acknowledged before it is in the journal",
         "actors/commit.py",
-        "number = await self._threads.run(journal.append, record)",
-        "number = asyncio.get_running_loop().call_later(0.5, journal.append, record) and journal.last_number + 1",
+        "number = journal.append(record, command.staging)",
+        "number = journal.last_number + 1; __import__('threading').Timer(0.5, journal.append, (record,)).start()",
         "compressed",
+    ),
+    Control(
+        "of small writes that are appended together only the first gets a record",
+        "actors/commit.py",
+        "number = journal.append(record, command.staging)",
+        "number = journal.last_number if results else journal.append(record, command.staging)",
+        "compressed",
+    ),
+    Control(
+        "the side file of a large box is without what arrived first",
+        "journal/staging.py",
+        "write_all(self._fd, [data], self.size_bytes)",
+        "self.size_bytes and write_all(self._fd, [data], self.size_bytes)",
+        "raw",
+    ),
+    Control(
+        "an actor goes on in the epoch of the one before",
+        "actors/commit.py",
+        "self._appended = Revision(self.revision.epoch + 1, 0)",
+        "self._appended = Revision(max(1, self.revision.epoch), self.revision.counter)",
+        "none",
+        also=(
+            (
+                "journal/journal.py",
+                "if recovery.head is not None and head.revision.epoch <= recovery.head.revision.epoch:",
+                "if recovery.head is not None and head.revision.epoch < recovery.head.revision.epoch:",
+            ),
+        ),
     ),
     Control(
         "a read does not look into the overlay",
@@ -62,14 +98,14 @@ CONTROLS: Final = (
     Control(
         "writes become visible in any order",
         "actors/commit.py",
-        "await asyncio.wait([before])",
+        "await asyncio.wait([placed.before])",
         "pass",
         "history",
     ),
     Control(
         "the journal is not replayed",
         "actors/mag.py",
-        "point.lay(opened.unapplied)",
+        "point.lay(opened.recovery.writes)",
         "point.lay(())",
         "compressed",
     ),
@@ -98,7 +134,7 @@ CONTROLS: Final = (
     Control(
         "a compression does not look at what was written meanwhile",
         "actors/mag.py",
-        "self._touched.update(cube for cube, _ in split_by_cube_file(entry.box, cube_len))",
+        "self._changed.add(entry.box)",
         "pass",
         "compress",
     ),
@@ -110,19 +146,20 @@ def make_broken(control: Control, folder: str) -> tuple[tuple[str, ...], dict[st
 
     :param folder: exists; the copy goes into it
     :return: the command that runs it, and the variables it needs
-    :raises ValueError: the line is not there once: the program has changed, and so must the control
+    :raises ValueError: a line is not there once: the program has changed, and so must the control
     """
     program = Path(magd.errors.__file__).parent
     client = Path(magd_client.__file__).parent
     ignored = shutil.ignore_patterns("__pycache__")
     for source in (program, client):
         shutil.copytree(source, os.path.join(folder, source.name), ignore=ignored)
-    file = Path(folder, program.name, control.file)
-    text = file.read_text(encoding="utf-8")
-    count = text.count(f" {control.line}\n")
-    if count != 1:
-        raise ValueError(f"{control.file} has the line {count} times: {control.line}")
-    file.write_text(text.replace(f" {control.line}\n", f" {control.instead}\n"), encoding="utf-8")
+    for name, line, instead in control.changes:
+        file = Path(folder, program.name, name)
+        text = file.read_text(encoding="utf-8")
+        count = text.count(f" {line}\n")
+        if count != 1:
+            raise ValueError(f"{name} has the line {count} times: {line}")
+        file.write_text(text.replace(f" {line}\n", f" {instead}\n"), encoding="utf-8")
     # -P: the folder the test runs in has the sound program.
     return (sys.executable, "-P", "-m", "magd.cli.main"), {"PYTHONPATH": folder}
 
@@ -155,9 +192,10 @@ def _record(folder: str, seed: int, command: tuple[str, ...], environment: dict[
 
 
 def _kill(folder: str, kind: str, seed: int, command: tuple[str, ...], environment: dict[str, str]) -> None:
-    test = KillTest(folder, setting_of(kind, MIXES["mixed"], 1.0), seed, command=command, environment=environment)
+    durabilities = MIXES["none" if kind == "none" else "mixed"]
+    test = KillTest(folder, setting_of(kind, durabilities, 1.0), seed, command=command, environment=environment)
     try:
-        for _ in range(2):
+        for _ in range(3):
             test.run_round()
     finally:
         test.kill()

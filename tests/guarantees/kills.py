@@ -35,9 +35,21 @@ import numpy as np
 
 import magd_client
 from magd.geometry import Box, Vec3
+from magd.journal.journal_file import SIDE_BYTES
 from magd_client import Durability, InvalidRequest, Reason
-from tests.guarantees.attempts import Attempt, GuaranteeBroken, Model, Voxels, check_order, within
-from tests.guarantees.writers import Compressor, Death, Flusher, Load, Writer, run_until_killed, send
+from tests.guarantees.attempts import DTYPE, Attempt, GuaranteeBroken, Model, Voxels, check_order, within
+from tests.guarantees.neighbours import Neighbour
+from tests.guarantees.writers import (
+    RECHUNKED_FILE_LEN,
+    Conversion,
+    Converter,
+    Death,
+    Flusher,
+    Load,
+    Writer,
+    run_until_killed,
+    send,
+)
 from tests.support.daemon import MAGD, Daemon
 
 if TYPE_CHECKING:
@@ -51,8 +63,8 @@ BLOCK_LEN: Final = 8
 OLD_RETRIES: Final = 6
 """Acknowledged writes that are sent again after each kill."""
 
-COMPRESSION_SECONDS: Final = 30.0
-"""How long a compression is waited for before the kill."""
+CONVERSION_SECONDS: Final = 30.0
+"""How long a conversion is waited for before the kill."""
 
 
 MIXES: Final = {
@@ -68,8 +80,8 @@ class Setting:
     """What the rounds are like."""
 
     compressed: bool = False
-    compress: bool = False
-    """The mag is raw and compressed under load; each round has a new one."""
+    conversions: tuple[Conversion, ...] = ()
+    """The mag is converted under load, in one of these ways; each round has a new one."""
     durabilities: tuple[Durability, ...] = (Durability.DISK, Durability.PROCESS)
     seconds: float = 1.0
     """The daemon is killed at most so long after the load has begun."""
@@ -90,6 +102,10 @@ class Figures:
 
     kills: int = 0
     acknowledged: int = 0
+    in_batches: int = 0
+    """Of the acknowledged ones, those in batches of small boxes..."""
+    large: int = 0
+    """...and those whose voxels have a side file."""
     unanswered: int = 0
     """Writes under way at a kill..."""
     recorded: int = 0
@@ -100,7 +116,9 @@ class Figures:
     """Acknowledged writes sent again that got their old outcome and changed nothing."""
     reuses_refused: int = 0
     flushes: int = 0
-    compressions_begun: int = 0
+    changes_of_layers: int = 0
+    """Layers beside it that were made, filled, downsampled, renamed or deleted, and acknowledged."""
+    conversions_begun: int = 0
     kills_before_exchange: int = 0
     kills_after_exchange: int = 0
 
@@ -143,6 +161,9 @@ class KillTest:
             values=itertools.count(1),
             places_apart=_places_apart(setting.edge),
         )
+        self._conversion: Conversion | None = None
+        self._last_revision: Revision | None = None
+        """The highest with which a write to the mag was acknowledged in the rounds before."""
         self._daemon = self._start()
         with magd_client.connect(self._daemon.grpc) as client:
             layer = client.create_dataset(DATASET, voxel_size=(1, 1, 1)).add_layer(
@@ -155,14 +176,15 @@ class KillTest:
 
         :raises GuaranteeBroken: a promise was not kept
         """
-        if self._setting.compress and self.figures.kills:
+        if self._setting.conversions and self.figures.kills:
             self._replace_mag()
-        if self._setting.compress:
+        if self._setting.conversions:
             self._fill()
-        attempts = self._load_and_kill()
+        attempts, neighbour = self._load_and_kill()
         self._daemon = self._start()
         with magd_client.connect(self._daemon.grpc) as client:
             self._check(client, attempts)
+            neighbour.check(client)
 
     def finish(self) -> None:
         """End the daemon as an operator would, and read the cube files without it."""
@@ -201,16 +223,18 @@ class KillTest:
         )
 
     def _add_mag(self, layer: Layer) -> None:
-        layer.add_mag("1", block_len=BLOCK_LEN, file_len=self._setting.file_len, compressed=self._setting.compressed)
+        self._conversion = self._random.choice(self._setting.conversions or (None,))
+        compressed = self._setting.compressed or self._conversion == "decompress"
+        layer.add_mag("1", block_len=BLOCK_LEN, file_len=self._setting.file_len, compressed=compressed)
 
     def _replace_mag(self) -> None:
         with magd_client.connect(self._daemon.grpc) as client:
             self._load.mag(client).delete()
             self._add_mag(client.dataset(DATASET).layer(LAYER))
-        self._model = Model.empty(self._setting.edge)
+        self._model, self._last_revision = Model.empty(self._setting.edge), None
 
     def _fill(self) -> None:
-        """Every cube file exists, so that a compression has something to do."""
+        """Every cube file exists, so that a conversion has something to do."""
         with magd_client.connect(self._daemon.grpc) as client:
             attempt = self._new_attempt(self._model.box)
             send(self._load.mag(client), attempt)
@@ -218,7 +242,7 @@ class KillTest:
         self._model.write(attempt)
         self._covered = self._covered.union(attempt.box)
 
-    def _load_and_kill(self) -> list[Attempt]:
+    def _load_and_kill(self) -> tuple[list[Attempt], Neighbour]:
         setting, death = self._setting, Death()
         address = self._daemon.grpc
         writers = [
@@ -226,27 +250,35 @@ class KillTest:
             for number in range(setting.writers)
         ]
         flusher = Flusher(self._random.getrandbits(64), address, self._load, death)
-        compressors = [Compressor(address, self._load, death)] if setting.compress else []
-        run_until_killed(
-            [*writers, flusher, *compressors], death, lambda: self._wait(death, *compressors), self._daemon.kill
-        )
+        prefix = f"beside-{self.figures.kills}"
+        neighbour = Neighbour(prefix, self._random.getrandbits(64), address, self._load, death)
+        converter = Converter(address, self._load, death, self._conversion) if self._conversion else None
+        loaders = [*writers, flusher, neighbour, *([converter] if converter else [])]
+        run_until_killed(loaders, death, lambda: self._wait(death, converter), self._daemon.kill)
 
         attempts = [attempt for writer in writers for attempt in writer.attempts]
         answered = sum(attempt.acknowledgement is not None for attempt in attempts)
         self.figures.kills += 1
         self.figures.acknowledged += answered
+        self.figures.in_batches += sum(writer.batched for writer in writers)
+        self.figures.large += sum(
+            attempt.box.volume * DTYPE.itemsize > SIDE_BYTES
+            for attempt in attempts
+            if attempt.acknowledgement is not None
+        )
         self.figures.unanswered += len(attempts) - answered
         self.figures.flushes += flusher.flushes
-        self.figures.compressions_begun += len(compressors)
-        return attempts
+        self.figures.changes_of_layers += neighbour.changes
+        self.figures.conversions_begun += converter is not None
+        return attempts, neighbour
 
-    def _wait(self, death: Death, compressor: Compressor | None = None) -> None:
-        """Return at a random moment: of the load; of a compression also shortly before its end, and after it."""
+    def _wait(self, death: Death, converter: Converter | None) -> None:
+        """Return at a random moment: of the load; of a conversion also shortly before its end, and after it."""
         seconds = self._setting.seconds
-        if compressor is not None:
-            event = self._random.choice([None, compressor.copied, compressor.ended])
+        if converter is not None:
+            event = self._random.choice([None, converter.copied, converter.ended])
             if event is not None:
-                event.wait(COMPRESSION_SECONDS)
+                event.wait(CONVERSION_SECONDS)
                 seconds = min(seconds, 0.2)
         death.pause(self._random.uniform(0.0, seconds))
 
@@ -262,8 +294,9 @@ class KillTest:
         self._check_bounding_box(client)
         _check_sound(client)
         mag = self._load.mag(client)
-        if self._setting.compress:
+        if self._conversion:
             self._check_exchange(mag)
+        self._check_revisions(acknowledged)
         if not self._setting.promises_voxels:
             self._take_what_is_there(mag, attempts)
             return
@@ -291,16 +324,29 @@ class KillTest:
         if not Box(box.offset, box.size).contains(self._covered):
             raise GuaranteeBroken(f"the bounding box {box} does not cover {self._covered}, which was acknowledged")
 
+    def _check_revisions(self, acknowledged: Sequence[Attempt]) -> None:
+        """Also what a kill has taken, because it promised nothing else, had a revision that nothing else gets."""
+        revisions = sorted(attempt.known.revision for attempt in acknowledged)
+        if revisions and self._last_revision is not None and revisions[0] <= self._last_revision:
+            raise GuaranteeBroken(f"after {self._last_revision} and a kill came {revisions[0]}")
+        self._last_revision = max(revisions, default=self._last_revision)
+
     def _check_exchange(self, mag: MagHandle) -> None:
         info = mag.get_info()
-        if info.compressed:
+        is_new = {
+            "compress": info.compressed,
+            "decompress": not info.compressed,
+            "rechunk": info.file_len == RECHUNKED_FILE_LEN,
+        }
+        assert self._conversion is not None, "there is one to check"
+        if is_new[self._conversion]:
             self.figures.kills_after_exchange += 1
         else:
             self.figures.kills_before_exchange += 1
         layer_folder = os.path.dirname(os.path.join(self._root, DATASET, info.folder))
         left = [name for name in os.listdir(layer_folder) if ".magd-new" in name]
         if left:
-            raise GuaranteeBroken(f"{left} of a compression that was killed are left in {layer_folder}")
+            raise GuaranteeBroken(f"{left} of a conversion that was killed are left in {layer_folder}")
 
     def _retry_unanswered(self, mag: MagHandle, unanswered: Sequence[Attempt], revision: Revision) -> list[Attempt]:
         """Send them again.
@@ -398,7 +444,8 @@ class KillTest:
 def setting_of(kind: str, durabilities: tuple[Durability, ...], seconds: float) -> Setting:
     """What the rounds of one kind are like: "raw", "compressed" or "compress"."""
     if kind == "compress":
-        return Setting(compress=True, durabilities=durabilities, seconds=seconds, writers=3, edge=64, file_len=4)
+        conversions: tuple[Conversion, ...] = ("compress", "decompress", "rechunk")
+        return Setting(conversions=conversions, durabilities=durabilities, seconds=seconds, writers=3, edge=64)
     return Setting(compressed=kind == "compressed", durabilities=durabilities, seconds=seconds)
 
 
