@@ -136,7 +136,7 @@ def _lose_power(given: argparse.Namespace, seed: int) -> int:
 
 
 def _record_histories(count: int, seed: int) -> int:
-    operations = searched = 0
+    operations = searched = masked = conditional = 0
     with TemporaryDirectory(prefix="magd-histories-") as root, Daemon(root) as daemon:
         for number in range(count):
             checked = record_and_check(
@@ -144,7 +144,13 @@ def _record_histories(count: int, seed: int) -> int:
             )
             operations += checked.operations
             searched += checked.searched
-            print(f"{number + 1} histories, {operations} operations, {searched} of them in searches", flush=True)
+            masked += checked.masked
+            conditional += checked.conditional
+            print(
+                f"{number + 1} histories, {operations} operations ({masked} writes with a mask, {conditional} with a "
+                f"condition that held), {searched} in searches",
+                flush=True,
+            )
     return 0
 
 

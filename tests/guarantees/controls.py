@@ -103,6 +103,20 @@ CONTROLS: Final = (
         "history",
     ),
     Control(
+        "a condition on a revision is not looked at",
+        "actors/mag.py",
+        "self._history.require_unchanged(write.command.if_revision, write.command.box, self.name, point.revision)",
+        "pass",
+        "history",
+    ),
+    Control(
+        "the mask of a write is not looked at",
+        "actors/mag.py",
+        "if write.command.mask is Mask.NONZERO:",
+        "if False:",
+        "history",
+    ),
+    Control(
         "the journal is not replayed",
         "actors/mag.py",
         "point.lay(opened.recovery.writes)",
