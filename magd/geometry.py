@@ -56,17 +56,17 @@ class Vec3:
         return Vec3(self.x - other.x, self.y - other.y, self.z - other.z)
 
     def __mul__(self, other: Vec3 | int) -> Vec3:
-        by = other if isinstance(other, Vec3) else Vec3.full(other)
-        return Vec3(self.x * by.x, self.y * by.y, self.z * by.z)
+        x, y, z = (other.x, other.y, other.z) if isinstance(other, Vec3) else (other, other, other)
+        return Vec3(self.x * x, self.y * y, self.z * z)
 
     def __floordiv__(self, other: Vec3 | int) -> Vec3:
-        by = other if isinstance(other, Vec3) else Vec3.full(other)
-        return Vec3(self.x // by.x, self.y // by.y, self.z // by.z)
+        x, y, z = (other.x, other.y, other.z) if isinstance(other, Vec3) else (other, other, other)
+        return Vec3(self.x // x, self.y // y, self.z // z)
 
     def ceildiv(self, other: Vec3 | int) -> Vec3:
         """Divide, rounding up."""
-        by = other if isinstance(other, Vec3) else Vec3.full(other)
-        return Vec3(-(-self.x // by.x), -(-self.y // by.y), -(-self.z // by.z))
+        x, y, z = (other.x, other.y, other.z) if isinstance(other, Vec3) else (other, other, other)
+        return Vec3(-(-self.x // x), -(-self.y // y), -(-self.z // z))
 
     def min(self, other: Vec3) -> Vec3:
         """The smaller component on each axis."""
@@ -128,17 +128,18 @@ class Box:
 
     def problem(self) -> str | None:
         """Why no request may have this box, or None: offset below 0, size below 1, end beyond 2^31 - 1."""
-        if min(self.offset) < 0:
-            return f"offset {self.offset} is negative"
-        if min(self.size) < 1:
-            return f"size {self.size} is below 1"
-        if max(self.end) > MAX_COORDINATE:
+        offset, size = self.offset, self.size
+        if offset.x < 0 or offset.y < 0 or offset.z < 0:
+            return f"offset {offset} is negative"
+        if size.x < 1 or size.y < 1 or size.z < 1:
+            return f"size {size} is below 1"
+        if max(offset.x + size.x, offset.y + size.y, offset.z + size.z) > MAX_COORDINATE:
             return f"end {self.end} is beyond {MAX_COORDINATE}"
         return None
 
     def contains(self, other: Box) -> bool:
         """Whether all of `other` lies inside."""
-        return self.offset.min(other.offset) == self.offset and self.end.max(other.end) == self.end
+        return _lies_inside(other, self)
 
     def intersects(self, other: Box) -> bool:
         """Whether they share a voxel."""
@@ -216,7 +217,7 @@ class BoundingBox:
     @property
     def is_empty(self) -> bool:
         """Whether the layer holds no data: a zero or negative extent on any axis."""
-        return min(self.size) <= 0
+        return self.size.x <= 0 or self.size.y <= 0 or self.size.z <= 0
 
     def contains(self, other: BoundingBox) -> bool:
         """Whether all of `other` lies inside; an empty one always does."""
@@ -224,7 +225,7 @@ class BoundingBox:
             return True
         if self.is_empty:
             return False
-        return self.offset.min(other.offset) == self.offset and self.end.max(other.end) == self.end
+        return _lies_inside(other, self)
 
     def union(self, other: BoundingBox) -> BoundingBox:
         """The smallest bounding box around both; an empty one does not count."""
@@ -296,6 +297,19 @@ class Mag:
 
 MagLike: TypeAlias = Mag | int | str | Sequence[int]
 """A `Mag`, or `2`, `"2"`, `"2-2-1"`, `(2, 2, 1)`."""
+
+
+def _lies_inside(inner: Box | BoundingBox, outer: Box | BoundingBox) -> bool:
+    # Asked for every box that is read or written, so without vectors in between.
+    a, b, c, d = inner.offset, inner.size, outer.offset, outer.size
+    return (
+        c.x <= a.x
+        and a.x + b.x <= c.x + d.x
+        and c.y <= a.y
+        and a.y + b.y <= c.y + d.y
+        and c.z <= a.z
+        and a.z + b.z <= c.z + d.z
+    )
 
 
 def _whole(part: object, of: object) -> int:

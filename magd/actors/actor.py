@@ -108,8 +108,8 @@ class Actor(ABC, Generic[MessageT]):
         envelope = Envelope(message, asyncio.get_running_loop().create_future())
         self._owed.add(envelope)
         if lease is not None:
-            lease.keep_until(envelope.done)
-        envelope.done.add_done_callback(lambda _: self._settle(envelope))
+            lease.keep()
+        envelope.done.add_done_callback(lambda _: self._settle(envelope, lease))
         self._queue.put_nowait(envelope)
         return envelope
 
@@ -179,9 +179,16 @@ class Actor(ABC, Generic[MessageT]):
             log.exception("actor failed", actor=self.name)
             self._failure = error
 
-    def _settle(self, envelope: Envelope[MessageT]) -> None:
+    async def _all_answered(self) -> None:
+        """Wait until every message that was accepted has its outcome."""
+        if self._owed:
+            await asyncio.wait([envelope.done for envelope in self._owed])
+
+    def _settle(self, envelope: Envelope[MessageT], lease: Lease | None) -> None:
         self._owed.discard(envelope)
         self._places.release()
+        if lease is not None:
+            lease.release()
 
     def _abandon(self, _: asyncio.Task[None]) -> None:
         self.close()

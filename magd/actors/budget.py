@@ -52,8 +52,12 @@ class Lease:
 
     def keep_until(self, work: asyncio.Future[Any]) -> None:
         """Also hold it until this work has ended, however it ends."""
-        self._holders += 1
+        self.keep()
         work.add_done_callback(lambda _: self.release())
+
+    def keep(self) -> None:
+        """Also hold it until one more `release`."""
+        self._holders += 1
 
     def release(self) -> None:
         """Let go of it once."""

@@ -16,6 +16,9 @@ A write:
 A write that asked for NONE has no record; its extension must be saved before it is acknowledged. The caller holds a
 turn in the schedule until step 6, so an overlapping read or write runs before all of it or after.
 
+A write for which steps 4 and 5 have nothing to do needs no task: it becomes visible with its place, unless one before
+it is not visible yet.
+
 A checkpoint, so that the journal does not grow for ever:
 
 1. Appends wait, until all that were appended before are visible. Extensions are saved that could not be before.
@@ -57,6 +60,7 @@ from magd.journal.space import require_space
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+    from magd.actors.budget import Lease
     from magd.actors.carrying import Carried
     from magd.actors.events import Events
     from magd.actors.messages import Write
@@ -93,13 +97,23 @@ class _Placed:
 
 
 class _Waiting:
-    """A write that waits for its place."""
+    """A write that waits for its place.
 
-    def __init__(self, write: Write, durability: Durability, extension: BoundingBox) -> None:
+    :param on_placed: called with its place, or why it has none
+    """
+
+    def __init__(
+        self,
+        write: Write,
+        durability: Durability,
+        extension: BoundingBox,
+        on_placed: Callable[[_Placed | Exception], None],
+    ) -> None:
         self.write: Final = write
         self.durability: Final = durability
         self.extension: Final = extension
-        self.placed: Final[asyncio.Future[_Placed]] = asyncio.get_running_loop().create_future()
+        self._on_placed = on_placed
+        self._is_done = False
 
     def record(self, revision: Revision) -> WriteRecord:
         """Its record, if this is its revision."""
@@ -117,14 +131,20 @@ class _Waiting:
 
     def fail(self, error: Exception) -> None:
         """It is refused, unless it has its place."""
-        if self.placed.done():
+        if self._is_done:
             return
         if isinstance(error, MagdError):
             # A fresh one for each write: a raised error collects a traceback.
             error = type(error)(
                 error.message, reason=error.reason, metadata=error.metadata, retry_after=error.retry_after
             )
-        self.placed.set_exception(error)
+        self._is_done = True
+        self._on_placed(error)
+
+    def place(self, placed: _Placed) -> None:
+        """It has its place."""
+        self._is_done = True
+        self._on_placed(placed)
 
 
 class CommitPoint:
@@ -187,12 +207,14 @@ class CommitPoint:
         """Numbers of records whose writes are committed only when they are on the disk."""
         self._abandoned: set[int] = set()
         """Numbers of records whose writes were not committed, in a journal that is broken."""
-        self._leases: dict[Entry, asyncio.Future[None]] = {}
+        self._leases: dict[Entry, Lease] = {}
         self._order = asyncio.Lock()
         self._journal_in_use = asyncio.Lock()
         self._last_visible: asyncio.Future[None] | None = None
         self._waiting: deque[_Waiting] = deque()
         self._placing: asyncio.Task[None] | None = None
+        self._following: set[asyncio.Task[None]] = set()
+        """Writes without a task that wait for one before them to become visible."""
         self._refusal = ""
         """Why the disk took no write when the last one was tried; empty if it did."""
         self._unjournaled = False
@@ -250,7 +272,7 @@ class CommitPoint:
         command = write.command
         durability = max(command.durability, self._min_durability)
         extension = await self._missing(command.box.in_mag_1(self._name.mag))
-        placed = await self._place(_Waiting(write, durability, extension))
+        placed = await self._place(write, durability, extension)
         acknowledgement = Acknowledgement(placed.revision, durability)
         try:
             if placed.number is not None and durability >= Durability.DISK:
@@ -263,12 +285,62 @@ class CommitPoint:
             placed.visible.set_result(None)
         return acknowledgement
 
-    async def _place(self, waiting: _Waiting) -> _Placed:
+    def takes_no_time(self, durability: Durability) -> bool:
+        """Whether there is nothing to wait for between the record of a write inside of the layer's bounding box and
+        its acknowledgement."""
+        return max(durability, self._min_durability) < Durability.DISK
+
+    def start(self, write: Write, on_end: Callable[[Acknowledgement | Exception], None]) -> None:
+        """Commit one write that takes no time, and lies inside of the layer's bounding box, without a task for it.
+
+        :param on_end: called once it is visible, or with why it never will be: a MagdError, or a bug
+        """
+        durability = max(write.command.durability, self._min_durability)
+
+        def show(placed: _Placed) -> None:
+            acknowledgement = Acknowledgement(placed.revision, durability)
+            try:
+                self._show(write.command, write, acknowledgement, placed.number)
+            except Exception as error:  # noqa: BLE001  # a bug in one write must not take the others with it
+                on_end(error)
+            else:
+                on_end(acknowledgement)
+            finally:
+                placed.visible.set_result(None)
+
+        async def follow(placed: _Placed, before: asyncio.Future[None]) -> None:
+            await asyncio.wait([before])
+            show(placed)
+
+        def go_on(placed: _Placed | Exception) -> None:
+            if isinstance(placed, Exception):
+                on_end(placed)
+            elif placed.before is None or placed.before.done():
+                show(placed)
+            else:
+                task = asyncio.get_running_loop().create_task(follow(placed, placed.before))
+                self._following.add(task)
+                task.add_done_callback(self._following.discard)
+
+        self._queue(_Waiting(write, durability, BoundingBox.empty(), go_on))
+
+    async def _place(self, write: Write, durability: Durability, extension: BoundingBox) -> _Placed:
         """Give a write its place in the order of revisions, and its record."""
+        future: asyncio.Future[_Placed] = asyncio.get_running_loop().create_future()
+
+        def wake(placed: _Placed | Exception) -> None:
+            if isinstance(placed, Exception):
+                future.set_exception(placed)
+            else:
+                future.set_result(placed)
+
+        self._queue(_Waiting(write, durability, extension, wake))
+        return await future
+
+    def _queue(self, waiting: _Waiting) -> None:
         self._waiting.append(waiting)
         if self._placing is None:
             self._placing = asyncio.get_running_loop().create_task(self._place_all())
-        return await waiting.placed
 
     async def _place_all(self) -> None:
         try:
@@ -313,7 +385,7 @@ class CommitPoint:
             self._appended = revision
             placed = _Placed(revision, number, self._last_visible, asyncio.get_running_loop().create_future())
             self._last_visible = placed.visible
-            waiting.placed.set_result(placed)
+            waiting.place(placed)
         # Those behind one that broke the journal come first when it has been mended.
         self._waiting.extendleft(reversed(group[len(appended) :]))
         if journal.size_bytes > CHECKPOINT_BYTES:
@@ -350,8 +422,8 @@ class CommitPoint:
     def _show(self, command: WriteCommand, write: Write, ack: Acknowledgement, number: int | None) -> None:
         entry = Entry(command.box, command.data, number)
         self.overlay.add(entry)
-        self._leases[entry] = held = asyncio.get_running_loop().create_future()
-        write.lease.keep_until(held)
+        write.lease.keep()
+        self._leases[entry] = write.lease
         if ack.durability < Durability.DISK:
             self._undurable_bytes += command.data.nbytes
         self.revision = ack.revision
@@ -377,9 +449,9 @@ class CommitPoint:
         for entry in entries:
             if entry.number is not None:
                 self._records.pop(entry.number, None)
-            held = self._leases.pop(entry, None)
-            if held is not None:
-                held.set_result(None)
+            lease = self._leases.pop(entry, None)
+            if lease is not None:
+                lease.release()
         self._on_applied(entries)
 
     def _refuse_if_broken(self) -> None:
@@ -580,8 +652,8 @@ class CommitPoint:
         except MagdError as error:
             self._warn(f"committed boxes stay in the journal and not in the cube files: {error.message}")
         finally:
-            for held in self._leases.values():
-                held.set_result(None)
+            for lease in self._leases.values():
+                lease.release()
             self._leases.clear()
             if self._journal is not None:
                 self._journal.close()

@@ -85,6 +85,10 @@ class DatasetActor(Actor[Message]):
         """The properties as they are on disk now."""
         return cast("Snapshot", await self.ask(Refresh()))
 
+    def known_now(self) -> Snapshot | None:
+        """As `known`, or None if nobody has looked yet."""
+        return self._snapshot
+
     async def known(self) -> Snapshot:
         """The properties as they were when last looked at: at least every change made through this actor."""
         return self._snapshot if self._snapshot is not None else await self.current()

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import numpy as np
 import structlog
 
-from magd.acknowledgement import Revision
+from magd.acknowledgement import Acknowledgement, Revision
 from magd.actors.actor import Actor, Envelope
 from magd.actors.commit import CommitPoint
 from magd.actors.cube_listing import list_some
@@ -52,7 +52,6 @@ from magd.journal.overlay import read_through
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from magd.acknowledgement import Acknowledgement
     from magd.actors.budget import Lease
     from magd.actors.carrying import Carried
     from magd.actors.cube_listing import ListedCubeFile
@@ -66,6 +65,7 @@ if TYPE_CHECKING:
     from magd.cubes.header import Header
     from magd.geometry import Box, Vec3
     from magd.journal.overlay import Entry
+    from magd.properties.file import Snapshot
     from magd.voxels import VoxelArray
 
 log = structlog.get_logger(__name__)
@@ -118,6 +118,8 @@ class MagActor(Actor[Message]):
         self._commit_point: CommitPoint | None = None
         self._history = History(Revision(0, 0))
         self._changed: ChangedBlocks | None = None
+        self._reach: tuple[Snapshot, BoundingBox] | None = None
+        """What `_reach_in` found last."""
         self._running = 0
         self._writes = 0
         self._reads = 0
@@ -376,6 +378,7 @@ class MagActor(Actor[Message]):
                     self.close()
                 continue
             if envelope is None:
+                await self._all_answered()  # a write may have no job of its own
                 return
             self._begin(envelope, jobs)
             del envelope  # it holds a box, which would stay in memory until the next message comes
@@ -422,7 +425,36 @@ class MagActor(Actor[Message]):
             return
         self._outcomes.begin(command.request_id, write.fingerprint, envelope.done)
         turn = self._schedule.enter(Claim.writing(command.box))
-        jobs.create_task(self._perform(envelope, turn, lambda: self._write(write)))
+        if turn.has_come and self._is_plain(command):
+            self._running += 1
+            self._point().start(write, lambda outcome: self._end_write(envelope, turn, command.box, outcome))
+        else:
+            jobs.create_task(self._perform(envelope, turn, lambda: self._write(write)))
+
+    def _is_plain(self, command: WriteCommand) -> bool:
+        """Whether there is nothing to wait for but the record: then a task would be the larger part of the work."""
+        snapshot = self._dataset.known_now()
+        return (
+            command.bounds is Bounds.EXTEND
+            and command.mask is Mask.ALL
+            and command.if_revision is None
+            and self._point().takes_no_time(command.durability)
+            and snapshot is not None
+            and self._reach_in(snapshot).contains(command.box.in_mag_1(self.mag_name.mag))
+        )
+
+    def _end_write(
+        self, envelope: Envelope[Message], turn: Turn, box: Box, outcome: Acknowledgement | Exception
+    ) -> None:
+        """A write that had no job has its outcome."""
+        if isinstance(outcome, Acknowledgement):
+            self._note_commit(box, outcome)
+        self._running -= 1
+        turn.leave()
+        if isinstance(outcome, Acknowledgement):
+            envelope.resolve(outcome)
+        else:
+            self._reject(envelope, outcome)
 
     async def _join(self, envelope: Envelope[Message], earlier: asyncio.Future[Acknowledgement]) -> None:
         await asyncio.wait([earlier])
@@ -448,13 +480,16 @@ class MagActor(Actor[Message]):
                     result = None if skippable and envelope.abandoned else await work()
                 finally:
                     self._running -= 1
-        except MagdError as error:
-            envelope.reject(error)
-        except Exception as error:  # a bug in one job must not take the others with it
-            log.exception("job failed", mag=self.name, message=type(envelope.message).__name__)
-            envelope.reject(InternalError(f"{self.name}: {error!r}", metadata={"mag": self.name}))
+        except Exception as error:  # noqa: BLE001  # a bug in one job must not take the others with it
+            self._reject(envelope, error)
         else:
             envelope.resolve(result)
+
+    def _reject(self, envelope: Envelope[Message], error: Exception) -> None:
+        if not isinstance(error, MagdError):
+            log.error("job failed", mag=self.name, message=type(envelope.message).__name__, exc_info=error)
+            error = InternalError(f"{self.name}: {error!r}", metadata={"mag": self.name})
+        envelope.reject(error)
 
     async def _write(self, write: Write) -> Acknowledgement:
         point = self._point()
@@ -466,9 +501,12 @@ class MagActor(Actor[Message]):
         if write.command.mask is Mask.NONZERO:
             write = replace(write, command=await self._masked(write.command))
         acknowledgement = await point.commit(write)
-        self._history.add(acknowledgement.revision, write.command.box)
-        self._writes += 1
+        self._note_commit(write.command.box, acknowledgement)
         return acknowledgement
+
+    def _note_commit(self, box: Box, acknowledgement: Acknowledgement) -> None:
+        self._history.add(acknowledgement.revision, box)
+        self._writes += 1
 
     async def _masked(self, command: WriteCommand) -> WriteCommand:
         """The same write with what is there now in place of the voxels that are zero."""
@@ -487,12 +525,15 @@ class MagActor(Actor[Message]):
 
     async def _missing(self, box: BoundingBox) -> BoundingBox:
         """What the layer's bounding box must be enlarged by to contain a box; empty if it does."""
-        layer = (await self._dataset.known()).properties.layer(self.mag_name.layer)
-        if layer is None:
-            return box
-        mag = self.mag_name.mag
-        enlarged = layer.bounding_box.in_mag(mag).in_mag_1(mag)
-        return BoundingBox.empty() if enlarged.contains(box) else box
+        return BoundingBox.empty() if self._reach_in(await self._dataset.known()).contains(box) else box
+
+    def _reach_in(self, snapshot: Snapshot) -> BoundingBox:
+        """What the layer's bounding box contains of the mag."""
+        if self._reach is None or self._reach[0] is not snapshot:
+            layer, mag = snapshot.properties.layer(self.mag_name.layer), self.mag_name.mag
+            reach = BoundingBox.empty() if layer is None else layer.bounding_box.in_mag(mag).in_mag_1(mag)
+            self._reach = (snapshot, reach)
+        return self._reach[1]
 
     async def _read(self, box: Box) -> ReadResult:
         data, revision = await self._read_voxels(box)

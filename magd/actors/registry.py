@@ -88,6 +88,13 @@ class Registry:
         """Ask the actor of a mag. Waits while the coordinator holds it."""
         return await self._ask(lambda: self._mag(name), call)
 
+    def mag_if_ready(self, name: MagName) -> MagActor | None:
+        """The actor of a mag, if it takes requests now; otherwise `with_mag` says what there is to wait for."""
+        if self._draining or (self._held and self._gate(str(name))):
+            return None
+        actor = self._mags.get(name)
+        return None if actor is None or actor.is_closed else actor
+
     async def reopen(self, name: MagName) -> MagStatus:
         """Take a mag up again that stopped because another program changed its files. Others are left alone.
 
@@ -159,7 +166,7 @@ class Registry:
 
     async def _mag(self, name: MagName) -> MagActor:
         while True:
-            if gate := self._gate(str(name)):
+            if self._held and (gate := self._gate(str(name))):
                 await gate.wait()
                 continue
             actor = self._mags.get(name)

@@ -71,6 +71,11 @@ class Turn:
         self._start: asyncio.Future[None] | None = None
         self._left = False
 
+    @property
+    def has_come(self) -> bool:
+        """Whether entering it would not wait."""
+        return not self._blockers
+
     async def __aenter__(self) -> Self:
         if self._blockers:
             self._start = asyncio.get_running_loop().create_future()

@@ -194,7 +194,7 @@ class Storage:
         """
         self._check_writable()
         check_box(box)
-        facts = await self._registry.with_mag(name, MagActor.describe)
+        facts = await self._facts(name)
         check_voxels(facts.header.voxels, voxels)
         check_size(voxels, box, self.config.box_limit_bytes)
         if bounds is Bounds.REJECT:
@@ -213,7 +213,7 @@ class Storage:
         staging = None
         if voxels.nbytes(box) > SIDE_BYTES:
             level = max(durability, self.config.min_durability)
-            folder = (await self._registry.with_mag(name, MagActor.describe)).folder
+            folder = (await self._facts(name)).folder
             has_record = level > Durability.NONE and mask is Mask.ALL
             staging = await self._arrival_threads.run(
                 _begin_staging,
@@ -246,7 +246,7 @@ class Storage:
         """
         if box is not None:
             check_box(box)
-        facts = await self._registry.with_mag(name, MagActor.describe)
+        facts = await self._facts(name)
         if box is None:
             box = layer_box(await self._registry.with_dataset(name.dataset_name, DatasetActor.current), name)
         check_size(facts.header.voxels, box, self.config.box_limit_bytes)
@@ -442,6 +442,11 @@ class Storage:
         )
 
     # ------------------------------------------------------------------------------------------------------------
+
+    async def _facts(self, name: MagName) -> MagFacts:
+        actor = self._registry.mag_if_ready(name)
+        facts = actor.facts_if_open() if actor is not None else None
+        return facts if facts is not None else await self._registry.with_mag(name, MagActor.describe)
 
     def _make_way(self) -> None:
         """Have background work make way for requests, as long as there is any."""

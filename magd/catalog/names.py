@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from magd.errors import InvalidRequest, Reason
@@ -79,11 +80,7 @@ class MagName:
         :param field: where the text came from, for the error
         :raises InvalidRequest: INVALID_NAME
         """
-        dataset, layer, mag = _parts(text, ("datasets", "layers", "mags"), field)
-        try:
-            return cls(dataset, layer, Mag.of(mag))
-        except ValueError:
-            raise _invalid(field, text, f"{shown(mag)} is not a mag like '2' or '2-2-1'") from None
+        return _mag_name(text, field)
 
     @property
     def dataset_name(self) -> DatasetName:
@@ -135,6 +132,16 @@ def check_existing_name(field: str, value: str) -> None:
     problem = name_problem(value)
     if problem:
         raise _invalid(field, value, problem)
+
+
+@lru_cache(maxsize=256)
+def _mag_name(text: str, field: str) -> MagName:
+    # The one that each of thousands of boxes a second names.
+    dataset, layer, mag = _parts(text, ("datasets", "layers", "mags"), field)
+    try:
+        return MagName(dataset, layer, Mag.of(mag))
+    except ValueError:
+        raise _invalid(field, text, f"{shown(mag)} is not a mag like '2' or '2-2-1'") from None
 
 
 def _parts(text: str, collections: tuple[str, ...], field: str) -> list[str]:

@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from magd.acknowledgement import Durability, Revision
@@ -145,9 +146,12 @@ def voxel_format(data_type: int, num_channels: int) -> VoxelFormat:
     """What one voxel is; both fields must be given."""
     dtype = _enum(DATA_TYPES, data_type, "data_type")
     try:
-        return VoxelFormat.of(dtype, num_channels)
+        return _format_of(dtype, num_channels)
     except ValueError as error:
         raise invalid("num_channels", num_channels, str(error)) from None
+
+
+_format_of = lru_cache(maxsize=256)(VoxelFormat.of)
 
 
 def category(value: int) -> LayerCategory:
