@@ -20,7 +20,7 @@ import logging
 import signal
 import sys
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 import structlog
@@ -64,6 +64,8 @@ class DaemonConfig:
     """Allow addresses that other machines can reach. Nothing is encrypted, and nobody has to log in."""
     storage: StorageConfig = field(default_factory=StorageConfig)
     """What lies behind the edges: read_only, memory, durability, threads, workers."""
+    shared_memory_bytes: int | None = None
+    """Shared memory for clients, if `grpc` is a unix socket; None: a quarter of the budget; 0: none."""
     stall_seconds: float = 30.0
     """How long a client may neither send nor take a message of a stream."""
     min_rate_bytes_per_second: int = 64 * 1024
@@ -102,7 +104,7 @@ async def run(config: DaemonConfig, *, shutdown: Awaitable[object], on_ready: Ca
     with lock_root(root.path, read_only=root.read_only):
         async with (
             _pool(config.storage.pool_workers, config.storage.max_cpu) as pool,
-            Storage(root, config.storage, pool) as storage,
+            Storage(root, _storage_config(config, grpc), pool) as storage,
             rpc_server(storage, grpc, edge, registry) as rpc,
             _web(storage, http, registry, rpc) as web,
             _giving_memory_back(storage),
@@ -193,6 +195,13 @@ async def _giving_memory_back(storage: Storage) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+def _storage_config(config: DaemonConfig, grpc: HostPort | UnixPath) -> StorageConfig:
+    if not isinstance(grpc, UnixPath):
+        return config.storage
+    given = config.shared_memory_bytes
+    return replace(config.storage, shared_memory_bytes=config.storage.budget_bytes // 4 if given is None else given)
 
 
 def _address(config: DaemonConfig, text: str, *, field: str) -> HostPort | UnixPath:

@@ -58,8 +58,9 @@ class WriteFrame:
 
     @property
     def decoded_size(self) -> int:
-        """The bytes of the box that it carries, before they were encoded."""
-        return (self.header.decoded_size if self.header is not None else 0) or len(self.data)
+        """The bytes of the box that it carries, before they were encoded, or that it names in shared memory."""
+        header = self.header
+        return (header.decoded_size or header.shared_memory.size if header is not None else 0) or len(self.data)
 
     def encode(self) -> bytes:
         """The message as the generated class would write it."""

@@ -54,9 +54,14 @@ class Address:
         return cls(text)
 
     @property
+    def is_unix_socket(self) -> bool:
+        """Whether it is a unix socket."""
+        return self.text.startswith(("unix:", "unix-abstract:"))
+
+    @property
     def is_on_this_machine(self) -> bool:
         """Whether it is a unix socket, or of the loopback."""
-        if self.text.startswith(("unix:", "unix-abstract:")):
+        if self.is_unix_socket:
             return True
         host = self.text.rpartition(":")[0].removeprefix("[").removesuffix("]")
         try:

@@ -427,6 +427,7 @@ def server_info(value: maintenance_pb2.GetServerInfoResponse) -> info.ServerInfo
             request_id_window_seconds=limits.request_id_window_seconds,
             max_boxes_in_flight=limits.max_boxes_in_flight,
             min_rate_bytes_per_second=limits.min_rate_bytes_per_second,
+            shared_memory_bytes=limits.shared_memory_bytes,
         ),
         read_only=value.read_only,
         boot_id=value.boot_id,

@@ -6,7 +6,8 @@ stderr), and a child that uses gRPC hangs or crashes now and then. So
 
 1. every bounded call of the sync client holds the gate;
 2. before a fork, new calls wait at the gate, and those under way get some seconds to end;
-3. after it, the parent opens the gate; the child gets a new gate and a new epoch.
+3. conversations, which last, are ended: their owners begin new ones;
+4. after it, the parent opens the gate; the child gets a new gate and a new epoch.
 
 Each connection remembers the epoch of its channel, and makes a new one in another epoch. The parent's channel
 is kept, unused, for ever: destroying it in the child would touch threads that do not exist there.
@@ -25,8 +26,9 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,6 +88,8 @@ _used: Final[set[int]] = set()
 _used_asynchronously: Final[set[int]] = set()
 """Epochs in which an async channel was opened."""
 _abandoned: Final[list[object]] = []
+_lasting: Final[weakref.WeakSet[Ending]] = weakref.WeakSet()
+"""What is ended before the process forks."""
 
 
 @contextmanager
@@ -97,6 +101,18 @@ def call() -> Iterator[None]:
         yield
     finally:
         gate.leave()
+
+
+class Ending(Protocol):
+    """What has an end."""
+
+    def end(self) -> None:
+        """End it, and wait until it has."""
+
+
+def end_before(lasting: Ending) -> None:
+    """Have something end before the process forks, if it is still there then."""
+    _lasting.add(lasting)
 
 
 def epoch() -> int:
@@ -145,6 +161,9 @@ def _support_is_off() -> bool:
 
 def _close_gate() -> None:
     _gate.close()
+    for lasting in list(_lasting):
+        lasting.end()
+    _lasting.clear()
 
 
 def _open_gate() -> None:

@@ -274,6 +274,8 @@ class Limits:
     """In one stream of many boxes."""
     min_rate_bytes_per_second: int
     """The slowest a client may send or read a box."""
+    shared_memory_bytes: int
+    """Shared memory for clients on a unix socket; 0: there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,9 @@ WRITE_BOX: Final = Method("/magd.v1.VolumeService/WriteBox", WriteFrame.encode, 
 READ_BOX: Final = Method(
     "/magd.v1.VolumeService/ReadBox", volume_pb2.ReadBoxRequest.SerializeToString, ReadFrame.decode
 )
+SHARE_MEMORY: Final = _method(
+    "VolumeService/ShareMemory", volume_pb2.ShareMemoryRequest, volume_pb2.ShareMemoryResponse
+)
 WRITE_BOX_BATCH: Final = Method(
     "/magd.v1.VolumeService/WriteBoxBatch", WriteBatchFrame.encode, volume_pb2.WriteBoxBatchResponse.FromString
 )

@@ -22,6 +22,8 @@ class Settings:
     """Seconds for one call with all its attempts; boxes get more, by their size."""
     encoding: Encoding = "auto"
     """How the bytes of boxes travel."""
+    shared_memory: bool = True
+    """Whether large boxes go through shared memory where the daemon offers it."""
     name: str | None = None
     """Of the program that uses the client, for the daemon's log."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)

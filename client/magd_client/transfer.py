@@ -6,20 +6,23 @@ import threading
 from typing import TYPE_CHECKING
 from uuid import NAMESPACE_OID, UUID, uuid5
 
-from magd.errors import Conflict, DataLoss, Reason
+from magd.errors import Conflict, DataLoss, InvalidRequest, Reason, Unimplemented
 from magd.framing import WriteFrame
 from magd.part_encoding import PartEncoder, decode
 from magd.v1 import types_pb2, volume_pb2
 from magd_client import arrays, convert
 from magd_client.arrays import PART_BYTES
+from magd_client.regions import PIECE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from magd.errors import MagdError
     from magd.framing import Bytes, ReadFrame
     from magd.geometry import Box
     from magd.voxels import VoxelArray, VoxelFormat
     from magd_client.progress import Meter
+    from magd_client.regions import Region
 
 
 class Account:
@@ -58,12 +61,14 @@ class Filling:
     """An array that is filled from the messages of one ReadBox.
 
     :param into: (c, x, y, z) in Fortran order, of the expected format
+    :param region: that the request names
     """
 
-    def __init__(self, into: VoxelArray, voxels: VoxelFormat, account: Account) -> None:
+    def __init__(self, into: VoxelArray, voxels: VoxelFormat, account: Account, region: Region | None = None) -> None:
         self._bytes = arrays.array_bytes(into)
         self._voxels = voxels
         self._account = account
+        self._region = region
         self._filled = 0
         self._begun = False
 
@@ -82,13 +87,19 @@ class Filling:
                     reason=Reason.DATA_TYPE_MISMATCH,
                     metadata={"value": found, "expected": self._voxels},
                 )
+        shared = frame.header.shared_memory
         data = _decoded(frame)
-        end = self._filled + len(data)
+        size = shared.size or len(data)
+        end = self._filled + size
         if end > len(self._bytes):
             raise self._wrong_length(f"at least {end}")
-        self._bytes[self._filled : end] = data
+        part = self._bytes[self._filled : end]
+        if not shared.size:
+            part[:] = data
+        elif self._region is None or not self._region.read_into(part, shared.offset):
+            raise self._wrong_length(f"not {size}")
         self._filled = end
-        self._account.add(len(data))
+        self._account.add(size)
 
     def finish(self) -> None:
         """Check that all has come.
@@ -128,6 +139,37 @@ def write_frames(
         elif decoded_size:
             said = volume_pb2.WriteBoxRequest(decoded_size=decoded_size)
         yield WriteFrame(said, sent)
+
+
+def shared_frames(
+    header: volume_pb2.WriteBoxRequest, slabs: Iterable[VoxelArray], region: Region
+) -> Iterator[WriteFrame]:
+    """The messages of one write through shared memory: the first has nothing, the others name what was put there. What
+    it has no room for goes with them. They end early when the region is closed.
+
+    :param header: what the first message says
+    :param slabs: in Fortran order
+    """
+    yield WriteFrame(header, b"")
+    filled = 0
+    for slab in slabs:
+        flat = arrays.array_bytes(slab)
+        for start in range(0, len(flat), PIECE_BYTES):
+            piece = flat[start : start + PIECE_BYTES]
+            if filled + len(piece) <= region.size_bytes:
+                if not region.write(piece, filled):
+                    return
+                shared = volume_pb2.SharedMemory(region=region.name, offset=filled, size=len(piece))
+                filled += len(piece)
+                yield WriteFrame(volume_pb2.WriteBoxRequest(shared_memory=shared), b"")
+            else:
+                for at in range(0, len(piece), PART_BYTES):
+                    yield WriteFrame(None, piece[at : at + PART_BYTES])
+
+
+def is_region_refused(error: MagdError) -> bool:
+    """Whether the daemon does not know a region: it was begun anew, or has taken it back."""
+    return isinstance(error, InvalidRequest | Unimplemented) and error.metadata.get("field") == "shared_memory"
 
 
 def _decoded(frame: ReadFrame) -> Bytes:

@@ -1,6 +1,8 @@
 """One large box on its way in: what can be done with its data before all of it is there.
 
-1. Parts are copied into the array of the box, on the event loop: that much must not be larger than a message.
+1. Parts are copied into the array of the box, on the event loop: that much must not be larger than a message. What lies
+   in shared memory is copied by a thread, piece by piece. It is copied, and not used where it is, because its client
+   can change it at any moment: checksum, file and what is read later must be of the same bytes.
 2. Whenever a piece has come together, a thread takes it: into the checksum and into the file that will be the side file
    of its record (`journal.staging`). One piece is worked on at a time, while further parts arrive.
 3. When the last part is there, what is left is taken. Then the write can be handed to the mag's actor, which sees to
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from magd.actors.budget import Lease
+    from magd.actors.regions import Range
     from magd.actors.threads import Threads
     from magd.geometry import Vec3
     from magd.journal.staging import Staging
@@ -68,6 +71,18 @@ class Arrival:
         self._filled = end
         if self._work is None or self._work.done():
             self._begin(PIECE_BYTES)
+
+    async def add_shared(self, part: Range) -> None:
+        """Take the next bytes from shared memory. There must be no more than the box has.
+
+        :raises InvalidRequest: they are not there any more
+        """
+        for start in range(0, len(part), PIECE_BYTES):
+            end = self._filled + min(PIECE_BYTES, len(part) - start)
+            await part.read_into(self._bytes[self._filled : end].data, start, self._lease)
+            self._filled = end
+            if self._work is None or self._work.done():
+                self._begin(PIECE_BYTES)
 
     async def finish(self) -> None:
         """Wait until everything that has arrived was taken."""

@@ -10,7 +10,8 @@
 5. Who waits longer than `patience` is refused with Busy, and so is who asks while too many wait.
 6. A lease is given back when every holder has let go of it: the call, and each piece of work it was handed to. A
    client that goes away ends its call, never the work, and the memory counts until the work is done.
-7. Work that makes room (flush, checkpoint, exchange, recovery) takes no lease, so it never waits for clients: what it
+7. What only saves time (shared memory) takes what is free at once, or goes without.
+8. Work that makes room (flush, checkpoint, exchange, recovery) takes no lease, so it never waits for clients: what it
    needs beyond what is leased already is bounded by the storage, and comes on top of the budget.
 """
 
@@ -155,6 +156,13 @@ class MemoryBudget:
         except asyncio.CancelledError:
             self._leave(request)
             raise
+
+    def take_at_once(self, size_bytes: int) -> Lease | None:
+        """Take bytes that would only save time, for no client in particular; None if they are not free, or if others
+        wait."""
+        if self._queue or size_bytes > self._free:
+            return None
+        return self._take(_Request(size_bytes, "", asyncio.get_running_loop().create_future()))
 
     def _leave(self, request: _Request) -> None:
         if request.granted.done() and not request.granted.cancelled():

@@ -29,6 +29,7 @@ from magd.actors.notices import Notices
 from magd.actors.opening import layer_box
 from magd.actors.operations import Operations
 from magd.actors.politeness import Politeness
+from magd.actors.regions import Regions
 from magd.actors.registry import Registry
 from magd.actors.requests import (
     check_box,
@@ -97,6 +98,12 @@ class Storage:
         self._pool = pool
         self._threads = Threads(config.io_threads)
         self._arrival_threads = Threads(ARRIVAL_THREADS)
+        self.regions: Final = Regions(
+            self.budget,
+            self._arrival_threads,
+            limit_bytes=config.shared_memory_bytes,
+            parent=config.shared_memory_folder,
+        )
         self._events = Events(config.events_kept)
         self._views = Views(root)
         self._group = asyncio.TaskGroup()
@@ -131,6 +138,7 @@ class Storage:
     async def __aenter__(self) -> Self:
         if not self.config.read_only:
             await self._threads.run(sweep, self._root.path)
+        await self.regions.open()
         await self._group.__aenter__()
         if not self.config.read_only:
             self._group.create_task(recover_unopened(self._root, self._threads, self._registry), name="recovery")
@@ -143,6 +151,7 @@ class Storage:
             await self.drain()
         finally:
             await self._group.__aexit__(kind, error, traceback)
+            await self.regions.close()
             self._threads.close()
             self._arrival_threads.close()
 
@@ -459,6 +468,7 @@ class Storage:
         return self.budget.waiting + of_mags
 
     def _hurry(self) -> None:
+        self.regions.drop_idle()
         for actor in self._registry.open_mags():
             actor.hurry()
 

@@ -350,6 +350,10 @@ class StorageConfig:
     """A mag that nobody used for so long is closed."""
     request_id_window_seconds: float = 600.0
     """How long a request id is remembered."""
+    shared_memory_bytes: int = 0
+    """Shared memory for clients on the same machine, out of the budget; 0: none."""
+    shared_memory_folder: str = ""
+    """Where the folder of regions is made; empty: in memory, if the system has such a place."""
     events_kept: int = 10_000
     """Events that a watcher may lie behind."""
 

@@ -44,6 +44,17 @@ _SERVER_PACKAGES = frozenset(
 @click.option("--budget", type=SIZE, help="Memory for boxes under way, for instance 4GiB.  [default: 1 GiB]")
 @click.option("--max-box", type=SIZE, help="Largest box of one write or read.  [default: a quarter of the budget]")
 @click.option(
+    "--shared-memory",
+    type=SIZE,
+    help="Memory, out of the budget, that clients on a unix socket may share.  [default: a quarter of the budget]",
+)
+@click.option("--no-shared-memory", is_flag=True, help="Share no memory with clients.")
+@click.option(
+    "--shared-memory-dir",
+    type=click.Path(exists=True, file_okay=False),
+    help="Where the files of shared memory are made.  [default: /dev/shm]",
+)
+@click.option(
     "--min-durability",
     type=click.Choice(DURABILITIES),
     help="Least durability of every acknowledgement, whatever clients ask for.  [default: none]",
@@ -94,6 +105,9 @@ def serve_command(
     insecure: bool,
     budget: int | None,
     max_box: int | None,
+    shared_memory: int | None,
+    no_shared_memory: bool,
+    shared_memory_dir: str | None,
     min_durability: str | None,
     workers: int | None,
     max_cpu: float | None,
@@ -129,6 +143,8 @@ def serve_command(
         raise
     if budget and max_box and max_box > budget:
         raise click.BadParameter(f"{max_box} bytes are more than the budget, {budget}", param_hint="'--max-box'")
+    if no_shared_memory and (shared_memory or shared_memory_dir):
+        raise click.BadParameter("it goes with no other option of shared memory", param_hint="'--no-shared-memory'")
     storage = StorageConfig(
         read_only=read_only,
         **_given(
@@ -141,14 +157,21 @@ def serve_command(
             idle_seconds=idle_seconds,
             flush_seconds=flush_seconds,
             disk_reserve_bytes=disk_reserve,
+            shared_memory_folder=shared_memory_dir,
         ),
     )
+    if shared_memory and shared_memory > storage.budget_bytes // 2:
+        raise click.BadParameter(
+            f"{shared_memory} bytes are more than half of the budget, {storage.budget_bytes}",
+            param_hint="'--shared-memory'",
+        )
     config = DaemonConfig(
         root=root,
         grpc=grpc,
         http=None if http == "none" else http,
         insecure=insecure,
         storage=storage,
+        shared_memory_bytes=0 if no_shared_memory else shared_memory,
         log_format="json" if log_format == "json" else "text",
         log_level=log_level,  # type: ignore[arg-type]  # one of the choices above
         **_given(max_calls=max_calls, stall_seconds=stall_seconds, min_rate_bytes_per_second=min_rate),

@@ -36,8 +36,13 @@ class WriteHeader:
     """Whether the bytes come in C order."""
 
     @classmethod
-    def of(cls, request: volume_pb2.WriteBoxRequest) -> WriteHeader:
-        for field in ("crc32c", "shared_memory"):
+    def of(cls, request: volume_pb2.WriteBoxRequest, *, may_share: bool = False) -> WriteHeader:
+        """Check it.
+
+        :param may_share: whether the data may lie in shared memory
+        :raises InvalidRequest, Unimplemented: it cannot be right, or asks for what this version does not do
+        """
+        for field in ("crc32c",) if may_share else ("crc32c", "shared_memory"):
             if request.HasField(field):
                 raise refuse(field)
         return cls(

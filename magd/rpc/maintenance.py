@@ -51,6 +51,7 @@ class MaintenanceService(MaintenanceServiceServicer):
                 request_id_window_seconds=int(config.request_id_window_seconds),
                 max_boxes_in_flight=MAX_BOXES_IN_FLIGHT,
                 min_rate_bytes_per_second=self._config.min_rate_bytes_per_second,
+                shared_memory_bytes=self._storage.regions.limit_bytes,
             ),
             read_only=config.read_only,
             boot_id=self._storage.boot_id,

@@ -1,9 +1,9 @@
 """How the bytes of a box travel: as parts, each the next contiguous range of bytes.
 
-Receiving: parts go one after the other into one array that was made before. The stream must hold exactly the
-bytes of the box and then end: one byte too many is refused when it arrives, one too few when the stream ends,
-and nothing of the box is used. Sending: the array is cut into parts. In both directions a client that is too
-slow loses its call.
+Receiving: parts go one after the other into one array that was made before. A part is in its message, or in shared
+memory that the message names. The stream must hold exactly the bytes of the box and then end: one byte too many is
+refused when it arrives, one too few when the stream ends, and nothing of the box is used. Sending: the array is cut
+into parts. In both directions a client that is too slow loses its call.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from magd import part_encoding
+from magd.actors.regions import Range
 from magd.errors import InvalidRequest, Reason
 from magd.memory_order import slabs
 from magd.rpc.admission import PART_BYTES
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from magd.actors.arrival import Arrival
+    from magd.actors.regions import Uses
     from magd.framing import Bytes, WriteFrame
     from magd.geometry import Vec3
     from magd.rpc.admission import Pace
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 PART_FIELDS: Final = frozenset({"data", "decoded_size"})
 """What messages after the first may carry."""
+SHARED_FIELDS: Final = PART_FIELDS | {"shared_memory"}
+"""The same, where parts may lie in shared memory."""
 
 
 def decoded(frame: WriteFrame, header: WriteHeader) -> Bytes:
@@ -55,7 +59,26 @@ def decoded(frame: WriteFrame, header: WriteHeader) -> Bytes:
         raise invalid("data", f"{len(frame.data)} bytes", str(error)) from error
 
 
-async def next_part(requests: AsyncIterator[WriteFrame], header: WriteHeader, pace: Pace) -> Bytes | None:
+def part_of(frame: WriteFrame, header: WriteHeader, uses: Uses) -> Bytes | Range:
+    """The next bytes of a box: those of the message, decoded, or those in shared memory that it names.
+
+    :param header: of the box
+    :param uses: of the call
+    :raises InvalidRequest: they cannot be decoded, or are not there
+    """
+    if frame.header is None or not frame.header.HasField("shared_memory"):
+        return decoded(frame, header)
+    shared = frame.header.shared_memory
+    if len(frame.data) or frame.header.decoded_size:
+        raise invalid("shared_memory", shared.region, "a message carries data or names shared memory, not both")
+    if header.is_c_order:
+        raise invalid("shared_memory", shared.region, "what lies in shared memory is in ORDER_FORTRAN")
+    return uses.range(shared.region, shared.offset, shared.size)
+
+
+async def next_part(
+    requests: AsyncIterator[WriteFrame], header: WriteHeader, pace: Pace, uses: Uses
+) -> Bytes | Range | None:
     """The bytes of the next message, or None at the end of the stream.
 
     :raises InvalidRequest: the message carries more than data, or data that cannot be decoded
@@ -69,30 +92,41 @@ async def next_part(requests: AsyncIterator[WriteFrame], header: WriteHeader, pa
     except TimeoutError:
         raise pace.too_slow() from None
     fields = [field.name for field, _ in frame.header.ListFields()] if frame.header is not None else []
-    if more := [name for name in fields if name not in PART_FIELDS]:
+    if more := [name for name in fields if name not in SHARED_FIELDS]:
         raise invalid(more[0], "", "messages after the first carry only data")
-    pace.moved(len(frame.data))
-    return decoded(frame, header)
+    part = part_of(frame, header, uses)
+    pace.moved(len(part) if isinstance(part, Range) else len(frame.data))
+    return part
 
 
 async def receive(
-    first: Bytes, requests: AsyncIterator[WriteFrame], header: WriteHeader, arrival: Arrival | InCOrder, pace: Pace
+    first: Bytes | Range,
+    requests: AsyncIterator[WriteFrame],
+    header: WriteHeader,
+    arrival: Arrival | InCOrder,
+    pace: Pace,
+    uses: Uses,
 ) -> None:
     """Receive the bytes of a box.
 
     :param first: the bytes that came with the first message, decoded
     :param requests: the messages after the first
     :param arrival: of the box; all of it has arrived when this returns
+    :param uses: of shared memory by the call
     :raises InvalidRequest: DATA_LENGTH_MISMATCH: there are more bytes or fewer
     :raises TooSlow: the client is slower than it may be
     """
-    part: Bytes | None = first
+    part: Bytes | Range | None = first
     while part is not None:
         found = arrival.filled_bytes + len(part)
         if found > arrival.size_bytes:
             raise length_mismatch(found, arrival.size_bytes, "at least ")
-        arrival.add(part)
-        part = await next_part(requests, header, pace)
+        if isinstance(part, Range):
+            assert not isinstance(arrival, InCOrder), "such parts were refused"
+            await arrival.add_shared(part)
+        else:
+            arrival.add(part)
+        part = await next_part(requests, header, pace, uses)
     if arrival.filled_bytes < arrival.size_bytes:
         raise length_mismatch(arrival.filled_bytes, arrival.size_bytes, "")
     await arrival.finish()

@@ -65,7 +65,13 @@ SERVICES: Final = tuple(
 """The full names of magd's services."""
 
 WAITING_STREAMS: Final = frozenset(
-    {"WatchService/Watch", "OperationService/WatchOperation", "VolumeService/WriteBoxes", "VolumeService/ReadBoxes"}
+    {
+        "WatchService/Watch",
+        "OperationService/WatchOperation",
+        "VolumeService/WriteBoxes",
+        "VolumeService/ReadBoxes",
+        "VolumeService/ShareMemory",
+    }
 )
 """Streams that wait for something to happen, or for the client: they would hold up a drain for ever."""
 

@@ -13,12 +13,14 @@ A write:
 5. When the stream has ended with exactly the bytes of the box, the storage gets the array, and the lease with
    it.
 
+A part is in its message, or in shared memory that the message names; the first message can name all of the box.
+
 Who leaves before step 5 has written nothing, and the lease is given back. From then on the write belongs to
 the storage, and goes on without the client.
 
 A read is sent slab by slab, while the next ones are read. The whole box is of one moment: the mag keeps its
 turn until the last slab is read, whether the client takes them or not. What fails in the middle ends the call
-with its status.
+with its status. With shared memory, slabs go there as far as there is room, and the messages name them.
 """
 
 # ruff: noqa: ARG002, N802  # names and arguments of the methods are those of the protos
@@ -42,7 +44,8 @@ from magd.rpc.enums import DATA_TYPES
 from magd.rpc.from_proto import refuse
 from magd.rpc.many_reads import read_box_batch, read_boxes
 from magd.rpc.many_writes import write_box_batch, write_boxes
-from magd.rpc.parts import InCOrder, cut, decoded, receive
+from magd.rpc.parts import InCOrder, cut, part_of, receive
+from magd.rpc.sharing import Room, share_memory
 from magd.v1 import types_pb2, volume_pb2
 from magd.voxels import VoxelFormat
 
@@ -69,13 +72,14 @@ class VolumeService:
         """Write one box."""
         storage = self._storage
         first = await self._first(request_iterator)
-        header = WriteHeader.of(first.header or volume_pb2.WriteBoxRequest())
+        is_shared = storage.regions.limit_bytes > 0
+        header = WriteHeader.of(first.header or volume_pb2.WriteBoxRequest(), may_share=is_shared)
         cost = await storage.check_write(header.name, header.box, header.voxels, header.bounds, header.mask)
         size_bytes = header.voxels.nbytes(header.box)
         cost += stream_cost(size_bytes) + (size_bytes if header.is_c_order else 0)
-        data = decoded(first, header)
-        del first  # it is not part of the lease, and the write may take long
-        with await storage.budget.lease(cost) as lease:
+        with storage.regions.uses() as uses, await storage.budget.lease(cost) as lease:
+            data = part_of(first, header, uses)
+            del first  # it is not part of the lease, and the write may take long
             if len(data) < size_bytes:
                 await context.send_initial_metadata(())
             pace = Pace(self._config)
@@ -83,7 +87,7 @@ class VolumeService:
                 header.name, header.box, header.voxels, header.durability, header.mask, lease
             ) as arrival:
                 sink = InCOrder(arrival, header.voxels, header.box.size) if header.is_c_order else arrival
-                await receive(data, request_iterator, header, sink, pace)
+                await receive(data, request_iterator, header, sink, pace, uses)
                 del data  # nor is this
                 command = header.command(arrival.data, arrival.staging)
                 return to_proto.acknowledgement(await storage.write(header.name, command, lease))
@@ -92,9 +96,9 @@ class VolumeService:
         """Read one box."""
         is_c_order = from_proto.is_c_order(request.order)
         encoder = PartEncoder() if from_proto.is_lz4(request.encoding) else None
-        if request.HasField("shared_memory"):
-            raise refuse("shared_memory")
         storage = self._storage
+        if request.HasField("shared_memory") and not storage.regions.limit_bytes:
+            raise refuse("shared_memory")
         name = MagName.parse(request.name)
         box, facts, cost = await storage.check_read(name, from_proto.optional_box(request))
         response = volume_pb2.ReadBoxResponse(
@@ -108,7 +112,9 @@ class VolumeService:
         if box.is_empty:
             yield ReadFrame(response, b"")
             return
-        with await storage.budget.lease(cost + stream_cost(facts.header.voxels.nbytes(box))) as lease:
+        cost += stream_cost(facts.header.voxels.nbytes(box))
+        with storage.regions.uses() as uses, await storage.budget.lease(cost) as lease:
+            room = Room(request.shared_memory, uses, lease) if request.HasField("shared_memory") else None
             pace: Pace | None = None
             slabs = self._in_c_order(name, box, lease) if is_c_order else storage.read_slabs(name, box, lease)
             async with aclosing(slabs):
@@ -116,6 +122,13 @@ class VolumeService:
                     if pace is None:
                         pace = Pace(self._config)
                         response.revision.CopyFrom(to_proto.revision(slab.revision))
+                    if room is not None and room.has_place_for(slab.data):
+                        response.shared_memory.CopyFrom(await room.put(slab.data))
+                        yield ReadFrame(response, b"")
+                        pace.moved(slab.data.nbytes)
+                        pace.check()
+                        response = volume_pb2.ReadBoxResponse()
+                        continue
                     for part in cut(slab.data):
                         sent, decoded_size = encoder.encode(part) if encoder is not None else (part, 0)
                         response.decoded_size = decoded_size
@@ -152,6 +165,12 @@ class VolumeService:
     ) -> AsyncIterator[ReadBoxesFrame]:
         """Read the boxes of a stream."""
         return read_boxes(self._storage, self._config, request_iterator)
+
+    def ShareMemory(
+        self, request_iterator: AsyncIterator[volume_pb2.ShareMemoryRequest], context: Context
+    ) -> AsyncIterator[volume_pb2.ShareMemoryResponse]:
+        """Lease regions of shared memory."""
+        return share_memory(self._storage.regions, request_iterator)
 
     async def _first(self, requests: AsyncIterator[WriteFrame]) -> WriteFrame:
         try:

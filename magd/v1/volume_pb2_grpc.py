@@ -134,7 +134,8 @@ class VolumeServiceServicer(object):
 
     def ShareMemory(self, request_iterator, context):
         """Leases regions of shared memory to a client of the same user on the same machine. They belong to the stream: when it
-        ends, however it ends, they are taken back. Answered on unix sockets only.
+        ends, however it ends, they are taken back, behind the calls that use them. A stream without a region may be ended by
+        the daemon. Answered on unix sockets only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -82,7 +82,8 @@ class VolumeServiceStub:
         magd.v1.volume_pb2.ShareMemoryResponse,
     ]
     """Leases regions of shared memory to a client of the same user on the same machine. They belong to the stream: when it
-    ends, however it ends, they are taken back. Answered on unix sockets only.
+    ends, however it ends, they are taken back, behind the calls that use them. A stream without a region may be ended by
+    the daemon. Answered on unix sockets only.
     """
 
 class VolumeServiceAsyncStub:
@@ -149,7 +150,8 @@ class VolumeServiceAsyncStub:
         magd.v1.volume_pb2.ShareMemoryResponse,
     ]
     """Leases regions of shared memory to a client of the same user on the same machine. They belong to the stream: when it
-    ends, however it ends, they are taken back. Answered on unix sockets only.
+    ends, however it ends, they are taken back, behind the calls that use them. A stream without a region may be ended by
+    the daemon. Answered on unix sockets only.
     """
 
 class VolumeServiceServicer(metaclass=abc.ABCMeta):
@@ -230,7 +232,8 @@ class VolumeServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[magd.v1.volume_pb2.ShareMemoryResponse], collections.abc.AsyncIterator[magd.v1.volume_pb2.ShareMemoryResponse]]:
         """Leases regions of shared memory to a client of the same user on the same machine. They belong to the stream: when it
-        ends, however it ends, they are taken back. Answered on unix sockets only.
+        ends, however it ends, they are taken back, behind the calls that use them. A stream without a region may be ended by
+        the daemon. Answered on unix sockets only.
         """
 
 def add_VolumeServiceServicer_to_server(servicer: VolumeServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

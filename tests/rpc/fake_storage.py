@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 from magd.acknowledgement import Acknowledgement, Durability, Revision
 from magd.actors.arrival import Arrival
 from magd.actors.budget import Lease, MemoryBudget
+from magd.actors.regions import Regions
 from magd.actors.threads import Threads
 from magd.actors.types import Bounds, Event, Mask, ReadResult, Slab, Status, StorageConfig, WriteCommand
 from magd.cubes.header import BlockType, Header
@@ -48,6 +49,7 @@ class FakeStorage:
     def __init__(self, voxels: VoxelFormat, *, budget_bytes: int = 64 << 20, patience: float = 30.0) -> None:
         self.config = StorageConfig(budget_bytes=budget_bytes)
         self.budget = MemoryBudget(budget_bytes, patience=patience)
+        self.regions = Regions(self.budget, Threads(1), limit_bytes=0)
         self.boot_id = "boot"
         self.voxels = voxels
         self.data = voxels.zeros(Vec3.full(EDGE if voxels.bytes_per_voxel == 1 else 64))

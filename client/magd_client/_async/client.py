@@ -31,6 +31,7 @@ def connect(
     durability: DurabilityLike = "disk",
     timeout: float = DEFAULT_TIMEOUT_SECONDS,
     encoding: Encoding = "auto",
+    shared_memory: bool = True,
     name: str | None = None,
     retry: RetryPolicy | None = None,
 ) -> Client:
@@ -45,6 +46,8 @@ def connect(
     :param timeout: seconds for a call that does not say, all its attempts together; boxes get more, by size
     :param encoding: how the bytes of boxes travel: "raw", as they are; "lz4", each part compressed where that pays, by
         which segmentation gains much; "auto", as "lz4" if the daemon is on another machine, else "raw"
+    :param shared_memory: over a unix socket, have large boxes go through memory that the daemon shares with this user's
+        programs, where it offers that; else they go through the socket
     :param name: of the program, for the daemon's log
     :param retry: how long to wait between attempts
     :raises InvalidRequest: the address, the durability or the encoding is not one
@@ -53,6 +56,7 @@ def connect(
         durability=convert.durability_of(durability),
         timeout=timeout,
         encoding=convert.encoding_of(encoding),
+        shared_memory=shared_memory,
         name=name,
         retry=retry or RetryPolicy(),
     )

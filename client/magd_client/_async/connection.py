@@ -10,8 +10,10 @@ from uuid import uuid4
 from magd.errors import Busy, Unavailable
 from magd.v1 import maintenance_pb2
 from magd_client import convert, fork, methods
+from magd_client._async.sharing import Sharing
 from magd_client._async.transport import Transport
 from magd_client._async.twins import sleep
+from magd_client.regions import SHARED_BYTES
 from magd_client.retry import LONG_TIMEOUT_SECONDS, Attempts
 from magd_client.status import is_unreachable
 
@@ -55,6 +57,7 @@ class Connection:
         self.address: Final = address
         self.settings: Final = settings
         self.transport: Final = Transport(address, settings.name)
+        self._sharing = Sharing(self.transport)
         self._reached = False
         self._server_info: ServerInfo | None = None
 
@@ -140,11 +143,26 @@ class Connection:
         wanted = encoding == "lz4" or (encoding == "auto" and not self.address.is_on_this_machine)
         return wanted and "lz4" in (await self._known_server_info()).capabilities
 
+    async def shareable_bytes(self, size_bytes: int) -> int:
+        """How many bytes of a box may go through shared memory; 0: none."""
+        if not (self.settings.shared_memory and self.address.is_unix_socket and size_bytes >= SHARED_BYTES):
+            return 0
+        # One client gets at most half.
+        return min(size_bytes, (await self._known_server_info()).limits.shared_memory_bytes // 2)
+
+    def sharing(self) -> Sharing:
+        """Shared memory of this process."""
+        with fork.lock():
+            if self._sharing.epoch != fork.epoch():
+                self._sharing = Sharing(self.transport)
+            return self._sharing
+
     async def _known_server_info(self) -> ServerInfo:
         return self._server_info or await self.get_server_info()
 
     async def close(self) -> None:
         """Close it; later calls fail."""
+        await self.sharing().close()
         await self.transport.close()
 
     def _attempts(self, timeout: float | None) -> Attempts:

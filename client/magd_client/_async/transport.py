@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import grpc
 import grpc.aio
 
+from magd.errors import Unavailable
 from magd_client import fork
 from magd_client.address import Address, channel_options
 from magd_client.status import error_of_call
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+    from contextlib import AbstractContextManager
 
     from magd.framing import WriteFrame
     from magd_client.methods import Method
@@ -127,6 +129,13 @@ class Transport:
         finally:
             call.cancel()
 
+    def converse(self, method: Method[RequestT, ResponseT]) -> Conversation[RequestT, ResponseT]:
+        """Begin a conversation. Whether there is anybody to answer shows when something is asked."""
+        call = self._open().stream_stream(
+            method.path, request_serializer=method.serialize, response_deserializer=method.deserialize
+        )()
+        return Conversation(call, self._errors)
+
     async def close(self) -> None:
         """Close the connection; later calls fail."""
         self._closed = True
@@ -153,6 +162,51 @@ class Transport:
             yield
         except grpc.RpcError as failure:
             raise error_of_call(failure, self._address) from None
+
+
+class Conversation(Generic[RequestT, ResponseT]):
+    """Questions and answers over one call, which lasts until somebody ends it. One task at a time may use it."""
+
+    def __init__(
+        self,
+        call: grpc.aio.StreamStreamCall[RequestT, ResponseT],
+        errors: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._call = call
+        self._errors = errors
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing can be asked any more."""
+        return self._call.done()
+
+    async def ask(self, request: RequestT, seconds: float) -> ResponseT:
+        """Send a message, and wait for the next one.
+
+        :raises Unavailable: there is no answer, or the conversation was ended
+        :raises MagdError: what the daemon answered
+        """
+        try:
+            with self._errors():
+                async with asyncio.timeout(seconds):
+                    await self._call.write(request)
+                    response = await self._call.read()
+        except (TimeoutError, asyncio.InvalidStateError):
+            raise Unavailable("the daemon does not answer") from None
+        if response is grpc.aio.EOF:
+            raise Unavailable("the daemon has ended the call")
+        return cast("ResponseT", response)
+
+    async def tell(self, request: RequestT) -> None:
+        """Send a message to which there is no answer. If the call has ended, nobody hears it."""
+        try:
+            await self._call.write(request)
+        except (grpc.RpcError, asyncio.InvalidStateError):
+            pass
+
+    async def end(self) -> None:
+        """End it."""
+        self._call.cancel()
 
 
 class _Ending:

@@ -8,10 +8,10 @@ cube files; several are under way at a time, each atomic alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from magd.acknowledgement import Acknowledgement
-from magd.errors import TooSlow, Unavailable
+from magd.errors import MagdError, TooSlow, Unavailable
 from magd.memory_order import slabs
 from magd.v1 import types_pb2, volume_pb2
 from magd_client import arrays, convert, methods
@@ -21,7 +21,7 @@ from magd_client.defaults import check_possible
 from magd_client.pieces import PIECES_IN_FLIGHT, pieces
 from magd_client.progress import Meter, ProgressLike, show_progress
 from magd_client.retry import Deadline, bulk_timeout
-from magd_client.transfer import Account, Filling, part_of, piece_id, write_frames
+from magd_client.transfer import Account, Filling, is_region_refused, part_of, piece_id, shared_frames, write_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from magd.acknowledgement import Durability, Revision
     from magd.geometry import Box
     from magd.voxels import VoxelArray, VoxelFormat
+    from magd_client.regions import Region
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +169,13 @@ def _write_piece(
     is_encoded = target.connection.compresses_parts()
     header = write_header(target, box, request_id, options, is_encoded=is_encoded)
 
-    def attempt(seconds: float) -> volume_pb2.WriteBoxResponse:
+    def send(seconds: float, region: Region | None) -> volume_pb2.WriteBoxResponse:
         account = Account(meter)
-        frames = write_frames(header, arrays.parts(slabs(data, target.voxels)), data.nbytes)
+        turned = slabs(data, target.voxels)
+        if region is None:
+            frames = write_frames(header, arrays.parts(turned), data.nbytes)
+        else:
+            frames = shared_frames(header, turned, region)
         try:
             response = target.connection.transport.upload(methods.WRITE_BOX, next(frames), frames, seconds, account.add)
         except BaseException:
@@ -178,22 +185,25 @@ def _write_piece(
         account.complete(data.nbytes)
         return response
 
-    response = target.connection.retry(attempt, timeout=deadline.remaining())
+    shareable = 0 if is_encoded else target.connection.shareable_bytes(data.nbytes)
+    response = _transfer(target.connection, send, shareable, deadline)
     return convert.acknowledgement(response)
 
 
 def _read_piece(target: Target, box: Box, into: VoxelArray, deadline: Deadline, meter: Meter) -> None:
     """Read a box that is not too large, with retries."""
-    request = volume_pb2.ReadBoxRequest(
-        name=target.name,
-        box=convert.box_to_proto(box),
-        order=types_pb2.ORDER_FORTRAN,
-        encoding=types_pb2.ENCODING_LZ4 if target.connection.compresses_parts() else types_pb2.ENCODING_RAW,
-    )
+    is_encoded = target.connection.compresses_parts()
 
-    def attempt(seconds: float) -> None:
+    def receive(seconds: float, region: Region | None) -> None:
+        request = volume_pb2.ReadBoxRequest(
+            name=target.name,
+            box=convert.box_to_proto(box),
+            order=types_pb2.ORDER_FORTRAN,
+            encoding=types_pb2.ENCODING_LZ4 if is_encoded else types_pb2.ENCODING_RAW,
+            shared_memory=None if region is None else region.whole,
+        )
         account = Account(meter)
-        filling = Filling(into, target.voxels, account)
+        filling = Filling(into, target.voxels, account, region)
         try:
             target.connection.transport.download(methods.READ_BOX, request, seconds, filling.receive)
             filling.finish()
@@ -201,4 +211,37 @@ def _read_piece(target: Target, box: Box, into: VoxelArray, deadline: Deadline, 
             account.take_back()
             raise
 
-    target.connection.retry(attempt, timeout=deadline.remaining())
+    shareable = 0 if is_encoded else target.connection.shareable_bytes(into.nbytes)
+    _transfer(target.connection, receive, shareable, deadline)
+
+
+def _transfer(
+    connection: Connection,
+    attempt: Callable[[float, Region | None], T],
+    shareable_bytes: int,
+    deadline: Deadline,
+) -> T:
+    """Make attempts, the first one with shared memory if there is some.
+
+    :param attempt: called with the seconds it has, and a region or None
+    :param shareable_bytes: what the region should have; 0: none is wanted
+    """
+
+    def attempt_with_region(seconds: float) -> T:
+        nonlocal shareable_bytes
+        wanted, shareable_bytes = shareable_bytes, 0  # whatever fails, the next attempt goes without
+        sharing = connection.sharing()
+        with sharing.borrow(wanted, seconds) as region:
+            try:
+                result = attempt(deadline.remaining(), region)
+            except MagdError as error:
+                if region is None or not (region.has_failed or is_region_refused(error)):
+                    raise
+                sharing.note_trouble()
+            else:
+                if region is not None:
+                    sharing.note_success()
+                return result
+        return attempt(deadline.remaining(), None)
+
+    return connection.retry(attempt_with_region, timeout=deadline.remaining())

@@ -7,23 +7,30 @@ what gRPC raises becomes an error of magd here.
 from __future__ import annotations
 
 import threading
+import weakref
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import grpc
 
+from magd.errors import Cancelled, MagdError, Unavailable
 from magd_client import fork
 from magd_client.address import Address, channel_options
 from magd_client.status import error_of_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
+    from contextlib import AbstractContextManager
 
     from magd.framing import WriteFrame
     from magd_client.methods import Method
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
+
+_END_SECONDS: Final = 1.0
+"""What a call that is cancelled takes at most to end."""
 
 
 class Transport:
@@ -114,6 +121,16 @@ class Transport:
         finally:
             call.cancel()
 
+    def converse(self, method: Method[RequestT, ResponseT]) -> Conversation[RequestT, ResponseT]:
+        """Begin a conversation. Whether there is anybody to answer shows when something is asked."""
+        with fork.call():
+            start = self._open().stream_stream(
+                method.path, request_serializer=method.serialize, response_deserializer=method.deserialize
+            )
+            conversation = Conversation(start, self._errors)
+            fork.end_before(conversation)
+            return conversation
+
     def close(self) -> None:
         """Close the connection; later calls fail."""
         with fork.lock():
@@ -150,6 +167,81 @@ class Transport:
             yield
         except grpc.RpcError as failure:
             raise error_of_call(failure, self._address) from None
+
+
+class Conversation(Generic[RequestT, ResponseT]):
+    """Questions and answers over one call, which lasts until somebody ends it, or the process forks. One thread at a
+    time may use it.
+
+    :param start: begins the call
+    """
+
+    def __init__(
+        self,
+        start: grpc.StreamStreamMultiCallable[RequestT, ResponseT],
+        errors: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._errors = errors
+        self._ended = ended = threading.Event()
+        # gRPC takes messages in a thread of its own, which waits here. It must not keep this object alive.
+        self._outbox: SimpleQueue[RequestT | None] = SimpleQueue()
+        outbox = self._outbox
+        self._call: Any = start(_messages(outbox))
+
+        def end() -> None:
+            ended.set()
+            outbox.put(None)
+
+        if not self._call.add_callback(end):
+            end()
+        self._end_with_this = weakref.finalize(self, self._call.cancel)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing can be asked any more."""
+        return self._ended.is_set()
+
+    def ask(self, request: RequestT, seconds: float) -> ResponseT:
+        """Send a message, and wait for the next one.
+
+        :raises Unavailable: there is no answer, or the conversation was ended
+        :raises MagdError: what the daemon answered
+        """
+        is_late = threading.Event()
+
+        def give_up() -> None:
+            is_late.set()
+            self._call.cancel()
+
+        with fork.call():
+            timer = threading.Timer(seconds, give_up)
+            timer.start()
+            try:
+                self._outbox.put(request)
+                with self._errors():
+                    response: ResponseT = next(self._call)
+                    return response
+            except (StopIteration, MagdError) as error:
+                if is_late.is_set() or isinstance(error, StopIteration | Cancelled):
+                    raise Unavailable("the daemon does not answer, or the call was ended") from None
+                raise
+            finally:
+                timer.cancel()
+                timer.join()
+
+    def tell(self, request: RequestT) -> None:
+        """Send a message to which there is no answer. If the call has ended, nobody hears it."""
+        self._outbox.put(request)
+
+    def end(self) -> None:
+        """End it, and wait until gRPC has heard of it."""
+        self._end_with_this()
+        self._ended.wait(_END_SECONDS)
+
+
+def _messages(outbox: SimpleQueue[RequestT | None]) -> Iterator[RequestT]:
+    while (message := outbox.get()) is not None:
+        yield message
 
 
 class _Upload:

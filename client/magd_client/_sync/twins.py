@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 sleep = time.sleep
+Lock = threading.Lock
 
 
 def for_each(items: Iterable[T], work: Callable[[T], None], *, limit: int) -> None:
