@@ -103,6 +103,13 @@ CONTROLS: Final = (
         "history",
     ),
     Control(
+        "a write without a task becomes visible before those that came before it",
+        "actors/commit.py",
+        "elif placed.before is None or placed.before.done():",
+        "elif True:",
+        "history",
+    ),
+    Control(
         "a condition on a revision is not looked at",
         "actors/mag.py",
         "self._history.require_unchanged(write.command.if_revision, write.command.box, self.name, point.revision)",
