@@ -3,7 +3,7 @@
 The JSON holds everything; the rest is made from it, also later. Plots are SVG, one for each group.
 
 In docs/performance.md tables stand between `<!-- results: NAME -->` and `<!-- end of results -->`. NAME is a table of
-goals or a group. What a run did not measure stays as it is there.
+goals, or `GROUP rows`. What a run did not measure stays as it is there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _TABLES: Final = {
     "engine": "Cube files in one process",
     "compressed": "Compressed mags",
 }
-_MARKED: Final = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+_ROWS: Final = " rows"
+_MARKED: Final = re.compile(r"(<!-- results: ([\w ]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 _BAR: Final = 16
 """Height of a bar of a plot and the space around it, in pixels."""
 _LABEL: Final = 560
@@ -114,8 +115,8 @@ class Report:
         """Replace the tables of a page that this run has."""
 
         def of(found: re.Match[str]) -> str:
-            table = self.goal_table(found[2]) if found[2] in _TABLES else self.row_table(found[2])
-            # The group "engine" has a table of goals of its name: its rows say no more.
+            name = found[2]
+            table = self.row_table(name.removesuffix(_ROWS)) if name.endswith(_ROWS) else self.goal_table(name)
             return f"{found[1]}\n{self.measured()}\n\n{table}\n\n{found[3]}" if table else found[0]
 
         page.write_text(_MARKED.sub(of, page.read_text()))

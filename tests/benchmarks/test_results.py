@@ -82,7 +82,7 @@ def test_the_page_shows_what_is_not_reached_and_what_was_not_measured() -> None:
 def test_a_page_of_the_docs_gets_the_tables_that_were_measured_and_keeps_the_others(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     text = "# Title\n<!-- results: {} -->\nold\n<!-- end of results -->\ntext\n"
-    page.write_text(text.format("daemon") + text.format("compressed") + text.format("transfers"))
+    page.write_text(text.format("daemon") + text.format("compressed") + text.format("transfers rows"))
     made = report(Goal("daemon", "transfers", "read", "wkw", 0.8, 0.9))
     made.write_docs(page)
     once = page.read_text()
