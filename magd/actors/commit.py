@@ -422,6 +422,8 @@ class CommitPoint:
                     record = waiting.record(revision.next())
                     number = journal.append(record, command.staging)
             except Exception as error:  # noqa: BLE001  # a bug in one write must not take the others with it
+                if isinstance(error, MagdError):
+                    error.let_go()
                 results.append(error)
                 if journal.broken:
                     break

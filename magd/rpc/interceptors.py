@@ -219,7 +219,7 @@ class Calls(grpc.aio.ServerInterceptor):
         except grpc.aio.InternalError:
             pass  # gRPC cannot send any more: the client has gone
         except MagdError as raised:
-            raised.__traceback__ = raised.__context__ = raised.__cause__ = None
+            raised.let_go()
             error = raised
         except Exception as raised:  # noqa: BLE001  # here is where bugs end, so that nothing of them travels
             error = _shutting_down() if call.scope.expired() else _bug(call, raised)
