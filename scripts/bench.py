@@ -98,9 +98,12 @@ def _measure(given: argparse.Namespace, command: str) -> Report:
     for group in groups:
         start = time.monotonic()
         print(f"{group} ...", end="", flush=True)
-        with tempfile.TemporaryDirectory(prefix="magd-", dir=given.folder) as folder:
+        with (
+            tempfile.TemporaryDirectory(prefix="magd-", dir=given.folder) as folder,
+            tempfile.TemporaryDirectory(prefix="magd-") as sockets,
+        ):
             module: Any = importlib.import_module(f"scripts.benchmarks.{GROUPS[group]}")
-            module.run(_settings(given, Path(folder)), results)
+            module.run(_settings(given, Path(folder), Path(sockets)), results)
         print(f" {time.monotonic() - start:.0f} s", flush=True)
     return Report(
         command=command,
@@ -113,10 +116,11 @@ def _measure(given: argparse.Namespace, command: str) -> Report:
     )
 
 
-def _settings(given: argparse.Namespace, folder: Path) -> Settings:
+def _settings(given: argparse.Namespace, folder: Path, sockets: Path) -> Settings:
     quick: bool = given.quick
     return Settings(
         folder=folder,
+        sockets=sockets,
         edge=given.size or (128 if quick else 512),
         file_len=given.file_len,
         rounds=given.rounds or (1 if quick else 5),

@@ -207,7 +207,10 @@ def _measure_ways(settings: Settings, results: Results) -> None:
     folder = settings.folder / "matrix-ways"
     with ExitStack() as stack:
         daemons: dict[str, Daemon] = {}
-        for transport, address in (("tcp", "127.0.0.1:0"), ("unix or shared memory", f"unix:{folder}/magd.sock")):
+        for transport, address in (
+            ("tcp", "127.0.0.1:0"),
+            ("unix or shared memory", f"unix:{settings.sockets}/magd.sock"),
+        ):
             root = folder / transport.partition(" ")[0]
             root.mkdir(parents=True)
             daemons[transport] = stack.enter_context(Daemon(root, "--log-level", "warning", grpc=address))

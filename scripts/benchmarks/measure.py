@@ -145,6 +145,14 @@ class Results:
         """
         return self._samples[work]
 
+    def compare_memory(self, group: str, budget_bytes: int) -> None:
+        """The goal that the daemon kept its budget, in all that it did in a group."""
+        peak = max(row.there_peak_bytes for row in self.rows() if (row.work.group, row.work.by) == (group, "magd"))
+        remark = f"peak {peak / MEBIBYTE:.0f} MiB with all libraries, budget {budget_bytes / MEBIBYTE:.0f} MiB"
+        what = f"memory of the daemon and its workers, group {group}"
+        reached = peak / budget_bytes
+        self.goals.append(Goal("daemon", group, what, "its budget", 1.0, reached, is_at_most=True, remark=remark))
+
     def seconds(self, work: Work) -> float:
         """For one box, median.
 
@@ -184,7 +192,8 @@ class Results:
 class Settings:
     """How much is measured.
 
-    :ivar folder: for data and sockets; on the disk to measure
+    :ivar folder: for data; on the disk to measure
+    :ivar sockets: a folder whose name is short enough for sockets in it
     :ivar edge: of large boxes, in voxels
     :ivar file_len: of mags, in blocks of 32^3, where a work does not need another one
     :ivar seconds: for repeated calls in each round, about
@@ -192,6 +201,7 @@ class Settings:
     """
 
     folder: Path
+    sockets: Path
     edge: int = 512
     file_len: int = 32
     rounds: int = 5

@@ -45,13 +45,14 @@ def run(settings: Settings, results: Results) -> None:
         def start(name: str, *options: str) -> tuple[str, tuple[int, magd_client.Dataset]]:
             root = folder / name
             root.mkdir(parents=True)
-            address = f"unix:{folder}/{name}.sock"
+            address = f"unix:{settings.sockets}/{name}.sock"
             daemon = stack.enter_context(Daemon(root, *options, "--log-level", "warning", grpc=address))
             client = stack.enter_context(magd_client.connect(daemon.grpc))
             return daemon.grpc, (daemon.pid, client.create_dataset("benchmark", voxel_size=(1.0, 1.0, 1.0)))
 
         address, first = start("first")
-        is_offered = _shared_memory_bytes(address) > 0
+        limits = _limits(address)
+        is_offered = limits.shared_memory_bytes > 0
         datasets = {SHARED if is_offered else "unix": first}
         if is_offered:
             _, datasets["unix"] = start("second", "--no-shared-memory")
@@ -72,13 +73,14 @@ def run(settings: Settings, results: Results) -> None:
             what = f"{name} {base.box} over shared memory{', PROCESS' if durability else ''}{end}"
             remark = "" if is_offered else "this daemon offers no shared memory"
             results.goals.append(Goal("daemon", GROUP, what, "wkw in process", reach, reached, remark=remark))
+    results.compare_memory(GROUP, limits.budget_bytes)
 
 
-def _shared_memory_bytes(address: str) -> int:
+def _limits(address: str) -> maintenance_pb2.Limits:
     with grpc.insecure_channel(address) as channel:
         stub = maintenance_pb2_grpc.MaintenanceServiceStub(channel)
         info: maintenance_pb2.GetServerInfoResponse = stub.GetServerInfo(maintenance_pb2.GetServerInfoRequest())
-        return int(info.limits.shared_memory_bytes)
+        return info.limits
 
 
 def _by_wkw(files: Any, data: VoxelArray, work: Work, results: Results) -> None:

@@ -42,18 +42,21 @@ def run(settings: Settings, results: Results) -> None:
         for transport in ("tcp", "unix"):
             root = folder / transport
             root.mkdir()
-            address = "127.0.0.1:0" if transport == "tcp" else f"unix:{folder}/magd.sock"
+            address = "127.0.0.1:0" if transport == "tcp" else f"unix:{settings.sockets}/magd.sock"
             daemon = stack.enter_context(Daemon(root, "--log-level", "warning", grpc=address))
             _make_mag(daemon.grpc, settings.file_len)
             small.daemons[transport] = daemon
-        bare = stack.enter_context(bare_server(f"unix:{folder}/bare.sock"))
+        bare = stack.enter_context(bare_server(f"unix:{settings.sockets}/bare.sock"))
         files = stack.enter_context(wkw_dataset(folder / "wkw", "uint8", settings.file_len))
         mag = webknossos_mag(folder / "webknossos", "color", "uint8", settings.file_len, SPACE)
         for number in range(settings.rounds + 1):
             small.round(bare.pid, bare.call, mag, files)
             if number == 0:
                 results.forget(GROUP)
+        with magd_client.connect(small.daemons["tcp"].grpc) as client:
+            budget_bytes = client.get_server_info().limits.budget_bytes
     small.goals()
+    results.compare_memory(GROUP, budget_bytes)
 
 
 class _Small:

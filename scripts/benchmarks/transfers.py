@@ -10,14 +10,13 @@ and out of the journal.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 import magd_client
 from scripts.benchmarks.bare import bare_server
-from scripts.benchmarks.measure import MEBIBYTE, Durability, Goal, Probe, Results, Settings, Work, measured
+from scripts.benchmarks.measure import Durability, Goal, Probe, Results, Settings, Work, measured
 from scripts.benchmarks.volumes import BLOCK_LEN, random_voxels, webknossos_mag, write_plain_file
 from tests.support.daemon import Daemon
 
@@ -118,17 +117,13 @@ class _Transfers:
         self._results.add(replace(work, name=f"{work.name}, sustained"), probe.sample())
 
     def _goals(self, budget_bytes: int) -> None:
-        faster = partial(self._results.times_as_fast)
+        faster = self._results.times_as_fast
         process, disk = (replace(self._base, durability=durability) for durability in DURABILITIES)
         new, over = "write new, sustained", "overwrite, sustained"
         c_order = replace(process, name=new, order="C")
         written_to_disk = replace(disk, name=new)
         box = self._base.box
         slower = max(faster(written_to_disk, self._sink), faster(written_to_disk, self._file))
-        peak = max(
-            sample.there_peak for row in self._results.rows() if row.work.group == GROUP and row.work.by == "magd"
-            for sample in self._results.samples(row.work)
-        )  # fmt: skip
         for what, against, reach, reached in (
             (f"write {box} F order into new cube files, tcp, PROCESS, sustained", "gRPC sink", 0.85,
              faster(replace(process, name=new), self._sink)),
@@ -141,10 +136,4 @@ class _Transfers:
              faster(c_order, replace(self._webknossos, order="C"))),
         ):  # fmt: skip
             self._results.goals.append(Goal("daemon", GROUP, what, against, reach, reached))
-        remark = f"peak {peak / MEBIBYTE:.0f} MiB with all libraries, budget {budget_bytes / MEBIBYTE:.0f} MiB"
-        self._results.goals.append(
-            Goal(
-                "daemon", GROUP, "memory of the daemon, all of its processes", "its budget", 1.0, peak / budget_bytes,
-                is_at_most=True, remark=remark,
-            )
-        )  # fmt: skip
+        self._results.compare_memory(GROUP, budget_bytes)
