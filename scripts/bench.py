@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import shlex
 import sys
 import tempfile
 import time
@@ -32,6 +31,7 @@ GROUPS: Final = {
 }
 """With the module of `scripts.benchmarks` that measures it."""
 DEFAULT: Final = ("transfers", "small", "engine", "shared", "downsample")
+FILE_LEN: Final = 32
 DOCS: Final = Path(__file__).parents[1] / "docs" / "performance.md"
 
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     if given.show is not None:
         report = Report.from_json((given.show / "results.json").read_text())
     else:
-        report = _measure(given, shlex.join(["scripts/bench", *arguments]))
+        report = _measure(given)
         out = given.out or Path("bench-results", "-".join(given.groups) or "default")
         report.write(out)
         print(f"written to {out}\n", flush=True)
@@ -71,7 +71,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="of everything, of which medians are taken (default: 5)")
     parser.add_argument("--size", type=int, metavar="VOXELS", help="edge of large boxes (default: 512)")
     parser.add_argument("--seconds", type=float, help="for repeated calls in each round, about (default: 1)")
-    parser.add_argument("--file-len", type=int, default=32, help="of mags, in blocks of 32^3 (default: %(default)s)")
+    parser.add_argument(
+        "--file-len", type=int, default=FILE_LEN, help="of mags, in blocks of 32^3 (default: %(default)s)"
+    )
     parser.add_argument("--folder", type=Path, help="on the disk to measure (default: where temporary files go)")
     parser.add_argument("--out", type=Path, help="folder for the results (default: bench-results/GROUPS)")
     parser.add_argument("--show", type=Path, metavar="FOLDER", help="measure nothing: show the results in this folder")
@@ -85,7 +87,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return given
 
 
-def _measure(given: argparse.Namespace, command: str) -> Report:
+def _measure(given: argparse.Namespace) -> Report:
     groups = list(given.groups or DEFAULT)
     if "compressed" in groups and "compression" not in groups:
         groups.append("compression")
@@ -106,7 +108,7 @@ def _measure(given: argparse.Namespace, command: str) -> Report:
             module.run(_settings(given, Path(folder), Path(sockets)), results)
         print(f" {time.monotonic() - start:.0f} s", flush=True)
     return Report(
-        command=command,
+        command=_command(given),
         date=date,
         machine=machine,
         revision=this_revision(),
@@ -114,6 +116,16 @@ def _measure(given: argparse.Namespace, command: str) -> Report:
         goals=tuple(results.goals),
         rows=tuple(results.rows()),
     )
+
+
+def _command(given: argparse.Namespace) -> str:
+    """What has to be called for the same again; not where it was done, which belongs to this machine."""
+    switches = [f"--{name}" for name in ("quick", "full") if getattr(given, name)]
+    options = {"rounds": given.rounds, "size": given.size, "seconds": given.seconds}
+    if given.file_len != FILE_LEN:
+        options["file-len"] = given.file_len
+    values = [f"--{name} {value:g}" for name, value in options.items() if value is not None]
+    return " ".join(["scripts/bench", *given.groups, *switches, *values])
 
 
 def _settings(given: argparse.Namespace, folder: Path, sockets: Path) -> Settings:
