@@ -140,8 +140,8 @@ CONTROLS: Final = (
     Control(
         "a checkpoint forgets records before they are in the cube files",
         "actors/commit.py",
-        "old = await self._threads.run(journal.rotate, self._head(self._appended))",
-        "old = await self._threads.run(journal.rotate, self._head(self._appended)); "
+        "old = await self._threads.run(lambda: journal.rotate(make_head()))",
+        "old = await self._threads.run(lambda: journal.rotate(make_head())); "
         "await self._threads.run(journal.retire, old)",
         "compressed",
     ),
