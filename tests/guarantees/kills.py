@@ -40,6 +40,7 @@ from magd_client import Durability, InvalidRequest, Reason
 from tests.guarantees.attempts import DTYPE, Attempt, GuaranteeBroken, Model, Voxels, check_order, within
 from tests.guarantees.neighbours import Neighbour
 from tests.guarantees.writers import (
+    FIRST_CALL_SECONDS,
     RECHUNKED_FILE_LEN,
     Conversion,
     Converter,
@@ -62,6 +63,8 @@ LAYER: Final = "values"
 BLOCK_LEN: Final = 8
 KILLED_AGAIN: Final = 0.3
 """The share of daemons that are killed in their recovery."""
+KILLED_AT_WORK: Final = 0.9
+"""The share of daemons that have acknowledged something before they are killed."""
 OLD_RETRIES: Final = 6
 """Acknowledged writes that are sent again after each kill."""
 
@@ -265,7 +268,7 @@ class KillTest:
         neighbour = Neighbour(prefix, self._random.getrandbits(64), address, self._load, death)
         converter = Converter(address, self._load, death, self._conversion) if self._conversion else None
         loaders = [*writers, flusher, neighbour, *([converter] if converter else [])]
-        run_until_killed(loaders, death, lambda: self._wait(death, converter), self._daemon.kill)
+        run_until_killed(loaders, death, lambda: self._wait(death, writers, converter), self._daemon.kill)
 
         attempts = [attempt for writer in writers for attempt in writer.attempts]
         answered = sum(attempt.acknowledgement is not None for attempt in attempts)
@@ -291,9 +294,11 @@ class KillTest:
         self.figures.kills += 1
         self.figures.in_recoveries += 1
 
-    def _wait(self, death: Death, converter: Converter | None) -> None:
+    def _wait(self, death: Death, writers: Sequence[Writer], converter: Converter | None) -> None:
         """Return at a random moment: of the load; of a conversion also shortly before its end, and after it."""
         seconds = self._setting.seconds
+        if self._random.random() < KILLED_AT_WORK:
+            self._random.choice(writers).has_begun.wait(FIRST_CALL_SECONDS)
         if converter is not None:
             event = self._random.choice([None, converter.copied, converter.ended])
             if event is not None:
