@@ -158,16 +158,17 @@ def _decode_group(handle: Handle, group: Group, target: int) -> None:
     file, index = handle.file, group.indices
     block_bytes = file.header.block_bytes
     starts, ends = handle.table(index[0], index[-1] + 1).places(index)
-    for first, last in _stretches(starts, ends):
+    stretches = _stretches(starts, ends)
+    memory = scratch.take(max([ends[last - 1] - starts[first] for first, last in stretches]))
+    encoded = memory.array.data
+    for first, last in stretches:
         start = starts[first]
-        encoded = scratch.take(ends[last - 1] - start)
-        read_into(file.fd, encoded.array[: ends[last - 1] - start].data, start, file.path)
-        source = encoded.address - start
+        read_into(file.fd, encoded[: ends[last - 1] - start], start, file.path)
+        source = memory.address - start
         for at in range(first, last):
-            begin, place = starts[at], group.places[at]
-            to = target + place * block_bytes
+            begin, to = starts[at], target + group.places[at] * block_bytes
             decode_at(source + begin, ends[at] - begin, to, block_bytes, index[at], file.path)
-        scratch.give_back(encoded)
+    scratch.give_back(memory)
 
 
 def _stretches(starts: list[int], ends: list[int]) -> list[tuple[int, int]]:
