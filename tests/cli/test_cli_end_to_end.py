@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import shutil
@@ -161,8 +162,12 @@ def test_a_scan_is_imported_listed_compressed_checked_and_exported(magd: Magd, r
     status = magd("status", "--json").json()
     assert "brain/mri/1" in [mag["name"] for mag in status["mags"]]
     assert "brain/mri/1" in magd("status").out
+    # Cube files without a voxel that is not zero are left out by a compression.
+    corners = itertools.product(*(range(0, extent, 16) for extent in expected.shape))
+    kept = sum(bool(expected[x : x + 16, y : y + 16, z : z + 16].any()) for x, y, z in corners)
+    assert 0 < kept < 96
     assert magd("check", "--deep", "--json").json() == {
-        "files_checked": 192,
+        "files_checked": 2 * kept,
         "files_damaged": 0,
         "findings": [],
         "removed": [],
