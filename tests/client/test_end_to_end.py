@@ -132,7 +132,8 @@ def test_a_mag_is_compressed_while_it_is_read(address: str) -> None:
         operation = mag.compress(level="auto")
         info = client.operation(operation.name).wait(progress=lambda done, total: told.append(done))
         assert info.state == "succeeded"
-        assert told[-1] == info.progress.files_done == info.progress.files_total
+        assert told[-1] == info.progress.bytes_done == info.progress.bytes_total
+        assert info.progress.files_done == info.progress.files_total
         assert operation.get_progress() == info.progress
         assert [info.name for info in client.list_operations(mag)] == [operation.name]
         assert mag.get_info().compressed
