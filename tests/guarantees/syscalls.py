@@ -112,7 +112,11 @@ class SyscallTest:
         os.mkdir(self._root)
         self._names = (f"d{number}" for number in range(10**9))
         self._daemon = self._start()
-        self._thread = self._find_thread()
+        try:
+            self._thread = self._find_thread()
+        except BaseException:
+            self._daemon.kill()
+            raise
 
     def sweep(self, change: Change, call: str) -> int:
         """Kill at every call of one kind.
