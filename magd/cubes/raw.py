@@ -16,7 +16,6 @@ from magd.cubes.parallel import for_each
 from magd.errors import from_os_error
 
 if TYPE_CHECKING:
-
     from magd.cubes.block_copy import BlockBuffer, BlockCopy
     from magd.cubes.cube_file import OpenCubeFile
     from magd.cubes.header import Header
