@@ -5,8 +5,8 @@
    much to do, memory is short, or somebody asks.
 2. Large boxes over missing cube files are not written, if nothing is in the way: the files they arrived in become the
    cube files.
-3. It applies the other entries that are there, all in one go, in a thread: each cube file is written once, however many of
-   them touch it. Reads go on: they paint the entries over whatever the files hold meanwhile.
+3. It applies the other entries that are there, all in one go, in a thread: each cube file is written once, however many
+   of them touch it. Reads go on: they paint the entries over whatever the files hold meanwhile.
 4. It drops the entries that are in the files now; their memory is given back.
 5. An entry that cannot be applied (a damaged cube file, a full disk) stays, and with it later ones that overlap it:
    they are committed, and reads see them. The others go on. It tries again after a while; until it succeeds, the mag
@@ -44,8 +44,7 @@ class Flusher:
 
     :param files: the files of the mag as they are now
     :param on_applied: called with entries that are in the files now and in the overlay no more
-    :param link: makes files that entries arrived in cube files, and says of which entries all are; these are in the files
-        then
+    :param link: makes the files that entries arrived in cube files, and says which entries are in the cube files now
     :param age_seconds: how old an entry may get in a compressed mag
     """
 

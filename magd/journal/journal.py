@@ -19,8 +19,8 @@ A mag's life with it:
    again later.
 6. `rotate` with a closed HEAD, `retire` and `close` end it.
 
-One thread at a time may call `append`, `rotate` and `rewrite`. `sync`, `link`, `retire` and the properties may be used by
-others meanwhile.
+One thread at a time may call `append`, `rotate` and `rewrite`. `sync`, `link`, `retire` and the properties may be
+used by others meanwhile.
 """
 
 from __future__ import annotations
@@ -209,13 +209,9 @@ class Journal:
             if not found or self.broken:
                 return {}
             try:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
                 for number in found:
-                    fd = os.open(
-                        linked_path(self._folder, number),
-                        os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC,
-                        0o666,
-                    )
-                    os.close(fd)
+                    os.close(os.open(linked_path(self._folder, number), flags, 0o666))
             except OSError:
                 return {}  # a mark on parts that were not changed does no harm
             try:

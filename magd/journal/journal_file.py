@@ -14,9 +14,9 @@ Appended to:
 3. If that fails, the file is cut back to where it ended, and that is synced, so that the record cannot appear after
    a crash. If that fails too, nobody knows what will be found: the file is broken.
 
-Synced: the side files and parts, the folder with their names, then the file itself. So a record is never on the disk for sure
-before its data is. A sync that failed is not repeated (the kernel has forgotten the pages it could not write, a
-second try would succeed and mean nothing): the file is broken.
+Synced: the side files and parts, the folder with their names, then the file itself. So a record is never on the disk
+for sure before its data is. A sync that failed is not repeated (the kernel has forgotten the pages it could not write,
+a second try would succeed and mean nothing): the file is broken.
 
 A file that is broken takes no more records. Its descriptors stay open until it is closed.
 """

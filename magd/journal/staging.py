@@ -74,7 +74,7 @@ class Staging:
     def attach(self, data: VoxelArray) -> None:
         """Say where the data comes together. To be called before the first `take`.
 
-        :param data: (c, x, y, z), Fortran order: `take` is given its bytes, one piece after the other, once they are set
+        :param data: (c, x, y, z), Fortran order: `take` is given its bytes, piece after piece, once they are set
         """
 
     @property

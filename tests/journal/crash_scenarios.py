@@ -7,8 +7,9 @@ was appended, and what is known to be on the disk.
 After a crash anywhere in the log the journal is recovered and checked:
 
 1. Recovery reports no damage.
-2. The writes that come back are whole (those whose parts are cube files may have newer voxels), were appended, come once, in the order of their records; none whose append was
-   refused, and none that the model says were retired for good.
+2. The writes that come back are whole (those whose parts are cube files may have newer voxels), were appended, come
+   once, in the order of their records; none whose append was refused, and none that the model says were retired for
+   good.
 3. Applied to what the cube files hold, no voxel is older than the last write it must have: after a kill, the last
    that was appended; after a power loss, the last that was known to be on the disk.
 4. Those writes have their outcomes, and the bounding box covers them; no outcome says DISK of a write that is lost.
@@ -225,7 +226,8 @@ class Life:
 
     def _maybe_fail(self, first: int) -> None:
         if self.rng.random() < self.fault_chance:
-            number = first + self.rng.randrange(6)
+            # Those of a box that arrives in parts are many.
+            number = first + self.rng.randrange(self.rng.choice((6, 6, 60)))
             self.disk.faults[number] = self.rng.choice(_FAULTS)
             if self.rng.random() < 0.3:
                 self.disk.faults[number + 1] = errno.EIO
@@ -276,8 +278,7 @@ class Life:
             number, write = self.to_apply[0]
             is_done = False
             if number is not None and self.journal.has_parts(number) and not self.journal.broken:
-                if number > self.journal.durable:
-                    self._sync()
+                self._sync_before_link(number)
                 paths = self.journal.link([number]).get(number)
                 is_done = paths is not None and self.files.link(write.box, paths)
                 self.linked += is_done
@@ -291,6 +292,11 @@ class Life:
             self.to_apply.pop(0)
             self.note()
         return True
+
+    def _sync_before_link(self, number: int) -> None:
+        assert self.journal is not None
+        if number > self.journal.durable:
+            self._sync()
 
     def _write_unjournaled(self) -> None:
         """A write that nothing is promised of."""
