@@ -11,7 +11,8 @@ A large box over cube files that do not exist is written once:
    not in the cube files yet touches one of its cube files. Its record, and with it its parts, must be on the disk by
    then: where a sync fails the parts are given up, and the record is written again from memory.
 4. First the record is marked as linked, by an empty file in the journal's folder, and the folder is synced. From here
-   on a part may have voxels that are newer than the record, and the checksum says nothing about it any more.
+   on a part may have voxels that are newer than the record, and the checksum says nothing about it any more. Also, a
+   mark says that all records up to this one are on the disk.
 5. Then each part gets the name of its cube file too, as a second one. Where a cube file came to be meanwhile, or
    anything goes wrong, the box is written into the cube files from memory, like any other.
 6. What is written later into the cube file changes the part: they are the same file. The names of parts and the mark

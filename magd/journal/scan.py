@@ -96,13 +96,18 @@ class StoredWrite(WriteFacts):
         """Of the mark that parts may be cube files by now, and hold newer voxels."""
         return linked_path(os.path.dirname(self.path), self.number)
 
+    @property
+    def is_linked(self) -> bool:
+        """Whether it has parts that may be cube files by now. It was on the disk before they could."""
+        return bool(self.parts) and os.path.lexists(self.linked_path)
+
     def checksum_of_parts(self) -> int | None:
         """The checksum of the voxels in the parts; None if it says nothing any more.
 
         :raises FileNotFoundError: one is missing
         :raises DataLoss: one cannot be read, or is not what a part is
         """
-        if os.path.lexists(self.linked_path) and all(os.path.lexists(path) for path in self.parts):
+        if self.is_linked and all(os.path.lexists(path) for path in self.parts):
             return None
         digest = xxhash.xxh3_64()
         for layers in self._layers():
@@ -116,10 +121,8 @@ class StoredWrite(WriteFacts):
             end = z + layers.shape[3]
             data[..., z:end] = layers
             z = end
-        if (
-            not os.path.lexists(self.linked_path)
-            and checksum_of(data.reshape(-1, order="F").view("uint8").data) != self.data_checksum
-        ):
+        buffer = data.reshape(-1, order="F").view("uint8").data
+        if not self.is_linked and checksum_of(buffer) != self.data_checksum:
             raise self._damaged(self.parts[0])
         return WriteRecord(**facts_of(self), data=data)
 
@@ -155,8 +158,9 @@ class FileScan:
 
     @property
     def durable(self) -> int:
-        """The highest number that a record of the file says to be on the disk."""
-        return max((found.durable for found in (self.start, *self.writes) if found is not None), default=0)
+        """The highest number that a record of the file, or its mark, says to be on the disk."""
+        declared = max((found.durable for found in (self.start, *self.writes) if found is not None), default=0)
+        return max((declared, *(write.number for write in self.writes if write.is_linked)))
 
 
 def scan(path: str) -> FileScan:

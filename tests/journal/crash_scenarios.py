@@ -515,7 +515,7 @@ def check(recovery: Recovery, model: Model, base: np.ndarray[Any, Any], required
 def _is_whole(stored: StoredWrite, record: WriteRecord, model: Model) -> bool:
     """Whether voxels are those that were appended; where they may be those of a cube file, or newer."""
     index, written = index_of(record), model.writes[index_of(record)]
-    if not stored.parts or not os.path.exists(stored.linked_path):
+    if not stored.is_linked:
         return np.array_equal(record.data, written.data)
     if record.box != written.box:
         return False
