@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import structlog
 from prometheus_client import CollectorRegistry
 
-from magd import malloc
+from magd import garbage, malloc
 from magd.actors.storage import Storage
 from magd.actors.types import StorageConfig
 from magd.catalog.locks import lock_root
@@ -153,6 +153,7 @@ async def _run_until_signal(config: DaemonConfig) -> None:
             signal.signal(number, signal.SIG_DFL)
 
     def announce(ready: Ready) -> None:
+        garbage.search_less()
         sys.stdout.write(f"{ready}\n")
         sys.stdout.flush()
 

@@ -107,6 +107,11 @@ class MagdError(Exception):
         # OSError, one of the bases, would print its own fields.
         return self.message
 
+    def let_go(self) -> None:
+        """Let go of the frames it came through, and of its causes: they hold what was worked on, mostly in a cycle with
+        the error itself. For who keeps an error, or passes it on to somebody else."""
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+
     def __reduce__(self) -> tuple[object, ...]:
         # Errors travel from pool workers to the daemon; keyword arguments need help to be pickled.
         return (_rebuild, (type(self), self.message, self.reason, self.metadata, self.retry_after))

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -63,7 +64,8 @@ def is_set_by_operator(environ: Mapping[str, str]) -> bool:
 
 
 def give_back() -> None:
-    """Give free memory back to the kernel. Takes time: to be called in a thread."""
+    """Give free memory back to the kernel, that of reference cycles too. Takes time: to be called in a thread."""
+    gc.collect()
     if _is_glibc():
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -36,10 +36,24 @@ def slabs(array: VoxelArray, voxels: VoxelFormat) -> Iterator[VoxelArray]:
     if array.flags.f_contiguous and array.dtype == voxels.dtype:
         yield array
         return
-    _, _, _, depth = array.shape
-    step = max(SLAB_BYTES // max(1, array[..., 0].nbytes), CACHE_LINE // array.itemsize)
-    for start in range(0, depth, step):
-        yield _turned(array[..., start : start + step], voxels)
+    for start, end in _cuts(array):
+        slab = array[..., start:end]
+        turned = np.empty(slab.shape, dtype=voxels.dtype, order="F")
+        _turn(slab, turned)
+        yield turned
+
+
+def in_fortran_order(array: VoxelArray) -> VoxelArray:
+    """An array in Fortran order, of the same dtype; the array itself if it is in that order already.
+
+    :param array: shape (c, x, y, z), in any memory order
+    """
+    if array.flags.f_contiguous:
+        return array
+    turned = np.empty(array.shape, dtype=array.dtype, order="F")
+    for start, end in _cuts(array):
+        _turn(array[..., start:end], turned[..., start:end])
+    return turned
 
 
 def c_order_slabs(array: VoxelArray, voxels: VoxelFormat) -> Iterator[VoxelArray]:
@@ -53,12 +67,22 @@ def c_order_slabs(array: VoxelArray, voxels: VoxelFormat) -> Iterator[VoxelArray
         yield from slabs(channel.T[np.newaxis], voxels)
 
 
-def _turned(slab: VoxelArray, voxels: VoxelFormat) -> VoxelArray:
-    """A slab in Fortran order."""
+def _cuts(array: VoxelArray) -> Iterator[tuple[int, int]]:
+    """Where along z the slabs of an array lie: [start, end)."""
+    _, _, _, depth = array.shape
+    step = max(SLAB_BYTES // max(1, array[..., 0].nbytes), CACHE_LINE // array.itemsize)
+    for start in range(0, depth, step):
+        yield start, min(start + step, depth)
+
+
+def _turn(slab: VoxelArray, turned: VoxelArray) -> None:
+    """Bring a slab into Fortran order.
+
+    :param turned: where to, of the same shape
+    """
     channels, x_size, y_size, depth = slab.shape
-    turned = np.empty(slab.shape, dtype=voxels.dtype, order="F")
     row = depth * channels
-    padded = np.empty((TILE_X, TILE_Y * row + CACHE_LINE), dtype=voxels.dtype)
+    padded = np.empty((TILE_X, TILE_Y * row + CACHE_LINE), dtype=turned.dtype)
     tiles = padded[:, : TILE_Y * row].reshape(TILE_X, TILE_Y, channels, depth)
     for x in range(0, x_size, TILE_X):
         for y in range(0, y_size, TILE_Y):
@@ -66,4 +90,3 @@ def _turned(slab: VoxelArray, voxels: VoxelFormat) -> VoxelArray:
             tile = tiles[: part.shape[1], : part.shape[2]].transpose(2, 0, 1, 3)
             np.copyto(tile, part)
             np.copyto(turned[:, x : x + TILE_X, y : y + TILE_Y], tile)
-    return turned

@@ -49,7 +49,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         description="Kills daemons under load, starts them again, and checks every promise that was made before.",
         epilog="Without --raw, --compressed or --compress, each root has one of the three.",
     )
-    parser.add_argument("--rounds", type=int, default=20, help="kills (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=20, help="each with a kill or two (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="load before a kill, at most (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="draws what is written and when to kill; printed when a round fails")
     parser.add_argument("--durability", choices=sorted(MIXES), default="mixed", help="(default: %(default)s)")

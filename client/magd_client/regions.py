@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SHARED_BYTES: Final = 4 << 20
-"""Smaller boxes go through gRPC: to lease a region costs about as much as it saves."""
+"""Smaller boxes go through gRPC: to lease a region costs more than it saves. Measured over a unix socket on a busy
+machine, medians of 22 rounds, shared memory and socket in ms: writes of 1 MiB 5.6 and 3.8, 2 MiB 7.0 and 5.3, 4 MiB 7.9
+and 9.7, 8 MiB 7.4 and 10.2; reads of 2 MiB 5.0 and 4.3, 4 MiB 7.9 and 8.7, 8 MiB 11.1 and 13.4."""
 PIECE_BYTES: Final = 4 << 20
 """What one message names, so that one end copies while the other has the piece before."""
 

@@ -144,13 +144,16 @@ def write_frames(
 def shared_frames(
     header: volume_pb2.WriteBoxRequest, slabs: Iterable[VoxelArray], region: Region
 ) -> Iterator[WriteFrame]:
-    """The messages of one write through shared memory: the first has nothing, the others name what was put there. What
-    it has no room for goes with them. They end early when the region is closed.
+    """The messages of one write through shared memory: the first only names the region, so that the daemon keeps it for
+    the call; the others name what was put there. What it has no room for goes with them. They end early when the region
+    is closed.
 
-    :param header: what the first message says
+    :param header: what the first message says beside
     :param slabs: in Fortran order
     """
-    yield WriteFrame(header, b"")
+    first = volume_pb2.WriteBoxRequest(shared_memory=volume_pb2.SharedMemory(region=region.name))
+    first.MergeFrom(header)
+    yield WriteFrame(first, b"")
     filled = 0
     for slab in slabs:
         flat = arrays.array_bytes(slab)

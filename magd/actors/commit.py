@@ -48,6 +48,7 @@ from magd.acknowledgement import Acknowledgement, Durability, Revision
 from magd.actors.carrying import begin_journal
 from magd.actors.flusher import Flusher
 from magd.actors.opening import format_of
+from magd.actors.outcomes import MAX_OUTCOMES
 from magd.actors.sharing import Shared
 from magd.actors.types import CommitEvent
 from magd.errors import DiskFull, MagdError, Reason, Unavailable
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from magd.catalog.names import MagName
     from magd.cubes.header import Header
     from magd.cubes.mag_files import MagFiles
+    from magd.geometry import Box
     from magd.journal.recovery import Recovery
     from magd.journal.scan import StoredWrite
 
@@ -78,8 +80,9 @@ log = structlog.get_logger(__name__)
 
 CHECKPOINT_BYTES: Final = 64 << 20
 """A journal file that has grown so large is followed by the next one."""
-
-
+MANY_OUTCOMES_FACTOR: Final = 4
+"""It may grow so many times larger where its HEAD has as many outcomes as it can have: else small writes would spend
+much of their time on writing HEADs."""
 TOGETHER_BYTES: Final = 1 << 20
 """Small writes that wait together go to a thread together, up to so many bytes."""
 
@@ -390,7 +393,8 @@ class CommitPoint:
             waiting.place(placed)
         # Those behind one that broke the journal come first when it has been mended.
         self._waiting.extendleft(reversed(group[len(appended) :]))
-        if journal.size_bytes > CHECKPOINT_BYTES:
+        share = self._outcomes.ended_count / MAX_OUTCOMES
+        if journal.size_bytes > CHECKPOINT_BYTES * (1 + (MANY_OUTCOMES_FACTOR - 1) * share):
             self.checkpoint.start()
 
     def _append(
@@ -402,17 +406,26 @@ class CommitPoint:
             that broke the journal are missing
         """
         results: list[tuple[Revision, int | None, WriteRecord | None] | Exception] = []
+        # Small writes that go together mostly lie in one cube file: it is looked at once, and so is the disk.
+        is_roomy = len(group) > 1 and self._has_space(sum(waiting.write.command.data.nbytes for waiting in group))
+        looked_at: set[Box] = set()
         for waiting in group:
             command = waiting.write.command
             try:
-                self._files.check_write(command.box)
-                require_space(self._folder, command.data.nbytes, self._disk_reserve_bytes)
+                around = command.box.aligned_outward(self._files.header.cube_len)
+                if around not in looked_at:
+                    self._files.check_write(command.box)
+                    looked_at.add(around)
+                if not is_roomy:
+                    require_space(self._folder, command.data.nbytes, self._disk_reserve_bytes)
                 if waiting.durability is Durability.NONE:
                     number, record = None, None
                 else:
                     record = waiting.record(revision.next())
                     number = journal.append(record, command.staging)
             except Exception as error:  # noqa: BLE001  # a bug in one write must not take the others with it
+                if isinstance(error, MagdError):
+                    error.let_go()
                 results.append(error)
                 if journal.broken:
                     break
@@ -420,6 +433,13 @@ class CommitPoint:
                 revision = revision.next()
                 results.append((revision, number, record))
         return results
+
+    def _has_space(self, size_bytes: int) -> bool:
+        try:
+            require_space(self._folder, size_bytes, self._disk_reserve_bytes)
+        except MagdError:
+            return False  # each is asked about for itself
+        return True
 
     def _show(self, command: WriteCommand, write: Write, ack: Acknowledgement, number: int | None) -> None:
         entry = Entry(command.box, command.data, number)
@@ -528,22 +548,31 @@ class CommitPoint:
         return self._journal
 
     def _head(self, revision: Revision, *, closed: bool = False) -> Head:
-        now = time.time()
-        outcomes = tuple(
-            Outcome(request_id, fingerprint, acknowledgement, now - age)
-            for request_id, fingerprint, acknowledgement, age in self._outcomes.ended()
-            if isinstance(fingerprint, int)
-        )
-        return Head(
+        return self._head_maker(revision, closed=closed)()
+
+    def _head_maker(self, revision: Revision, *, closed: bool = False) -> Callable[[], Head]:
+        """Makes the head of now, in whatever thread and later: it may have thousands of outcomes."""
+        now, ended = time.time(), self._outcomes.ended()
+        head = Head(
             incarnation=self._incarnation,
             generation=self.generation,
             revision=revision,
             format=format_of(self._files.header),
             unsaved_box=self._unsaved,
-            outcomes=outcomes,
+            outcomes=(),
             boot_id=boot_id(),
             closed=closed,
         )
+
+        def make() -> Head:
+            outcomes = tuple(
+                Outcome(request_id, fingerprint, acknowledgement, now - age)
+                for request_id, fingerprint, acknowledgement, age in ended
+                if isinstance(fingerprint, int)
+            )
+            return replace(head, outcomes=outcomes)
+
+        return make
 
     async def _sync_record(self, number: int) -> None:
         self._awaiting_sync.add(number)
@@ -605,7 +634,8 @@ class CommitPoint:
             async with self._journal_in_use:
                 if journal.broken:
                     await self._rewrite(journal)
-                old = await self._threads.run(journal.rotate, self._head(self._appended))
+                make_head = self._head_maker(self._appended)
+                old = await self._threads.run(lambda: journal.rotate(make_head()))
             undurable, self._unjournaled = self._undurable_bytes, False
         await self._bring_to_disk()
         await self._threads.run(journal.retire, old)

@@ -1,7 +1,9 @@
 """Making the cube files of a work folder in the processes of the pool.
 
-1. Small cube files are made by one job each, several at once. A large one is split over jobs of some MiB, so that one
-   alone keeps all processes busy; its parts are brought to their places as they come.
+1. Small cube files are made by one job each, several at once. A large one is split over jobs of some MiB. As long as
+   there are files enough, each part of one is made when the part before it is done, and so in its place. Where there
+   are fewer, so that one alone keeps all processes busy, parts are made ahead, and brought to their places when all
+   before them are done.
 2. Blocks that were written meanwhile are spliced into the files that hold them, by one job for each file.
 3. Should it be cancelled, or one job fail, the jobs that wait are taken back, and processes are stopped that are at
    work. When that is heard of, nobody writes into the work folder any more.
@@ -11,11 +13,22 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import deque
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from magd.actors.types import OperationProgress
-from magd.compression.jobs import FinishFile, MakeFile, MakePart, PlacePart, SampleBlocks, SpliceBlocks
+from magd.compression.jobs import (
+    FinishFile,
+    MakeFile,
+    MakePart,
+    MakePartAhead,
+    PlacePart,
+    RemoveBuffers,
+    SampleBlocks,
+    SpliceBlocks,
+)
 from magd.cubes.convert import Made
 from magd.cubes.encode import BlockCounts
 from magd.errors import Cancelled, MagdError
@@ -48,6 +61,8 @@ class Copies:
         self._at_once: Final = 2 * pool.statistics.workers
         """Jobs handed in: two for each worker, so that none waits for this loop."""
         self._places: Final = asyncio.Semaphore(self._at_once)
+        self._files_under_way = 0
+        """Of those that are made in parts."""
         self._progress = OperationProgress()
         self._sizes: Final[dict[Vec3, int]] = {}
         self.made: Final = Made(BlockCounts())
@@ -97,9 +112,13 @@ class Copies:
         )
         if self._conversion.in_one_step:
             await self._each(cubes, self._make_at_once, self._at_once)
-        else:
-            # Two, so that processes have something to do while the last parts of one come in.
-            await self._each(cubes, self._make_in_parts, 2)
+            return
+        # The one that was used last comes first: the next ones may never be needed.
+        buffers = asyncio.LifoQueue[int]()
+        for number in range(self._at_once):
+            buffers.put_nowait(number)
+        await self._each(cubes, partial(self._make_in_parts, buffers), self._at_once)
+        await self._run(RemoveBuffers(self._conversion, self._at_once))
 
     async def splice(self, changed: ChangedBlocks, *, in_haste: bool = False, can_cancel: bool = True) -> None:
         """Bring these blocks up to date, also in cube files that were not there before.
@@ -140,28 +159,42 @@ class Copies:
         self._note(made)
         self._note_file(cube, made.size_bytes)
 
-    async def _make_in_parts(self, cube: Vec3) -> None:
+    async def _make_in_parts(self, buffers: asyncio.Queue[int], cube: Vec3) -> None:
         conversion = self._conversion
         total, most = conversion.header.blocks_per_file, conversion.blocks_per_part
         is_compressed = conversion.header.block_type.is_compressed
         offset = conversion.header.of_cube_file().data_offset
         lengths: list[bytes] = []
         is_zero = True
+        under_way: deque[asyncio.Task[tuple[Made, int | None]]] = deque()
+
+        async def make(first: int, offset: int) -> tuple[Made, None]:
+            return await self._run(MakePart(conversion, cube, first, min(first + most, total), offset)), None
+
+        async def make_ahead(first: int) -> tuple[Made, int]:
+            buffer = await buffers.get()
+            return await self._run(MakePartAhead(conversion, cube, first, min(first + most, total), buffer)), buffer
+
+        async def place(buffer: int, offset: int, size: int) -> None:
+            # Without waiting for a place, ahead of the parts that do: they may wait for the buffer.
+            await self._await(self._pool.submit(PlacePart(conversion, cube, buffer, offset, size)))
+            buffers.put_nowait(buffer)
+
+        self._files_under_way += 1
         async with asyncio.TaskGroup() as group:
-            parts = {
-                first: group.create_task(self._run(MakePart(conversion, cube, first, min(first + most, total))))
-                for first in range(0, total, most)
-            }
-            for first, part in parts.items():
-                made = await part
-                self._note(made)
-                is_zero = is_zero and made.is_zero
-                lengths.append(made.lengths)
-                if is_compressed:
-                    # Ahead of the parts that wait for a place: what is copied soon is still in memory.
-                    place = PlacePart(conversion, cube, first, offset, made.size_bytes)
-                    group.create_task(self._await(self._pool.submit(place)))
+            for first in range(0, total, most):
+                is_in_place = not is_compressed or not under_way
+                under_way.append(group.create_task(make(first, offset) if is_in_place else make_ahead(first)))
+                is_last = first + most >= total
+                while len(under_way) >= max(1, self._at_once // self._files_under_way) or (is_last and under_way):
+                    made, buffer = await under_way.popleft()
+                    self._note(made)
+                    is_zero = is_zero and made.is_zero
+                    lengths.append(made.lengths)
+                    if buffer is not None:
+                        group.create_task(place(buffer, offset, made.size_bytes))
                     offset += made.size_bytes
+        self._files_under_way -= 1
         finish = FinishFile(conversion, cube, None if is_zero else b"".join(lengths))
         self._note_file(cube, await self._run(finish))
 

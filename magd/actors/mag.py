@@ -489,6 +489,7 @@ class MagActor(Actor[Message]):
         if not isinstance(error, MagdError):
             log.error("job failed", mag=self.name, message=type(envelope.message).__name__, exc_info=error)
             error = InternalError(f"{self.name}: {error!r}", metadata={"mag": self.name})
+        error.let_go()
         envelope.reject(error)
 
     async def _write(self, write: Write) -> Acknowledgement:

@@ -14,9 +14,12 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from magd.errors import InvalidRequest, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAX_OUTCOMES: Final = 10_000
 """Outcomes kept at most; beyond it the oldest are forgotten before their time."""
@@ -101,13 +104,18 @@ class Outcomes:
         self._ended[request_id] = _Ended(fingerprint, result, asyncio.get_running_loop().time() - age_seconds)
         self._ended.move_to_end(request_id)
 
-    def ended(self) -> list[tuple[str, object, Any, float]]:
-        """The outcomes of the window, oldest first: request id, fingerprint, result, age in seconds."""
+    @property
+    def ended_count(self) -> int:
+        """How many outcomes are known."""
+        return len(self._ended)
+
+    def ended(self) -> Iterator[tuple[str, object, Any, float]]:
+        """The outcomes of the window, oldest first: request id, fingerprint, result, age in seconds; as they are at
+        this call. Any thread may go through them."""
         self._forget_old()
         now = asyncio.get_running_loop().time()
-        return [
-            (request_id, ended.fingerprint, ended.result, now - ended.at) for request_id, ended in self._ended.items()
-        ]
+        items = list(self._ended.items())
+        return ((request_id, ended.fingerprint, ended.result, now - ended.at) for request_id, ended in items)
 
     def _forget_old(self) -> None:
         horizon = asyncio.get_running_loop().time() - self._window

@@ -58,30 +58,47 @@ class MakeFile(_OfCubeFile):
 
 @dataclass(frozen=True, slots=True)
 class MakePart(_OfCubeFile):
-    """Make a part of a large cube file."""
+    """Make a part of a large cube file in its place."""
 
     first: int
     last: int
     """The blocks from `first` up to, without, `last`."""
+    offset: int
+    """Where they begin in a compressed cube file, in bytes. Without a meaning in a raw one."""
 
     def run(self) -> Made:
         """See Job."""
-        return convert.make_part(self.conversion, self.cube, self.first, self.last)
+        return convert.make_part(self.conversion, self.cube, self.first, self.last, self.offset)
+
+
+@dataclass(frozen=True, slots=True)
+class MakePartAhead(_OfCubeFile):
+    """Make a part of a large compressed cube file before its place is known."""
+
+    first: int
+    last: int
+    """The blocks from `first` up to, without, `last`."""
+    buffer: int
+    """For their bytes."""
+
+    def run(self) -> Made:
+        """See Job."""
+        return convert.make_part_ahead(self.conversion, self.cube, self.first, self.last, self.buffer)
 
 
 @dataclass(frozen=True, slots=True)
 class PlacePart(_OfCubeFile):
-    """Bring a part to its place."""
+    """Bring a part to its place that was made ahead."""
 
-    first: int
-    """Its first block."""
+    buffer: int
+    """What has its bytes."""
     offset: int
     size: int
     """In the cube file, in bytes."""
 
     def run(self) -> None:
         """See Job."""
-        convert.place_part(self.conversion, self.cube, self.first, self.offset, self.size)
+        convert.place_part(self.conversion, self.cube, self.buffer, self.offset, self.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +111,23 @@ class FinishFile(_OfCubeFile):
     def run(self) -> int:
         """See Job. Gives the length of the file in bytes."""
         return convert.finish_file(self.conversion, self.cube, self.lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveBuffers:
+    """Remove what parts were made ahead in."""
+
+    conversion: Conversion
+    count: int
+
+    @property
+    def file(self) -> str:
+        """See Job."""
+        return self.conversion.buffer(0)
+
+    def run(self) -> None:
+        """See Job."""
+        convert.remove_buffers(self.conversion, self.count)
 
 
 @dataclass(frozen=True, slots=True)

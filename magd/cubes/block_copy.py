@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from magd.cubes.layout import IntArray, morton_index
-from magd.cubes.scratch import Scratch
 
 if TYPE_CHECKING:
     from magd.cubes.header import Header
@@ -34,8 +33,6 @@ VoidRows: TypeAlias = npt.NDArray[np.void]
 
 Slices: TypeAlias = tuple[slice, slice, slice]
 """Along z, y, x."""
-
-_scratch: Final = Scratch()
 
 
 def rows_of(data: VoxelArray) -> Rows:
@@ -105,50 +102,13 @@ class BlockCopy:
         """Number of blocks that the box touches."""
         return len(self.index)
 
-    def runs(self, most: int) -> list[tuple[int, int]]:
-        """Cut the blocks into runs that follow each other without a gap, of at most `most` blocks.
-
-        :return: [start, end) positions in `index`
-        """
-        return _cut(self._gaps, most)
-
     def buffer(self, blocks: int) -> BlockBuffer:
         """Memory for so many blocks, not set."""
         return np.empty((blocks, *self._shape), dtype=np.uint8)
 
-    def scratch(self, blocks: int) -> BlockBuffer:
-        """The same, until this thread asks for it again."""
-        length, _, row_bytes = self._shape
-        return _scratch.take(blocks * length * length * row_bytes).reshape(-1, length, length, row_bytes)
-
     def as_blocks(self, data: bytes) -> BlockBuffer:
         """The bytes of whole blocks as a buffer, without a copy; read-only."""
         return np.frombuffer(data, dtype=np.uint8).reshape(-1, *self._shape)
-
-    def to_box(self, start: int, blocks: BlockBuffer) -> None:
-        """Copy blocks into the box; of those at its border, what lies in it.
-
-        :param start: `blocks` are those of `index[start:]`
-        """
-        as_rows = self._as_rows(blocks)
-        for i, at in enumerate(range(start, start + len(blocks))):
-            if self._whole is not None and self.is_whole[at]:
-                self._whole[self._place_among_whole(at)] = as_rows[i]
-            else:
-                in_rows, in_block, row = self._common(at)
-                self._rows[in_rows].view(row)[...] = blocks[i][in_block].view(row)
-
-    def put(self, at: int, block: bytes) -> None:
-        """Copy one block into the box; if it lies at its border, what lies in it.
-
-        :param block: the bytes of the block `index[at]`
-        """
-        if self._whole is not None and self.is_whole[at]:
-            self._whole[self._place_among_whole(at)] = np.frombuffer(block, self._row).reshape(self._shape[:2])
-        else:
-            in_rows, in_block, row = self._common(at)
-            part = np.frombuffer(block, np.uint8).reshape(self._shape)[in_block]
-            self._rows[in_rows].view(row)[...] = part.view(row)
 
     def from_box(self, start: int, blocks: BlockBuffer) -> None:
         """Copy from the box into blocks; those at its border keep what lies outside of it.

@@ -27,16 +27,18 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
+from magd.cubes import scratch
 from magd.cubes.block_copy import BlockCopy
+from magd.cubes.decode import decode_at
 from magd.cubes.encode import BlockEncoder, decode, default_level, largest_encoded
 from magd.cubes.exact_io import copy_range, read_exactly, read_into, write_all
 from magd.cubes.header import HEADER_BYTES, Header, damaged
 from magd.cubes.parallel import map_all
-from magd.cubes.scratch import Scratch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from magd.cubes.box_copy import BoxCopy, Group
     from magd.cubes.cube_file import OpenCubeFile
     from magd.cubes.handles import Handle
     from magd.cubes.layout import IntArray
@@ -47,8 +49,6 @@ GAP_BYTES: Final = 1 << 14
 """Blocks that are not needed are read with their neighbours if they take no more: a system call takes longer."""
 BATCH_BYTES: Final = 4 << 20
 """What is encoded at a time, by several threads, before it is written."""
-
-_encoded: Final = Scratch()
 
 Touched: TypeAlias = tuple[int, list[tuple[BlockCopy, int]]]
 """A block, and what lies over it: boxes, and the position of the block in each."""
@@ -123,10 +123,10 @@ class JumpTable:
         borders: list[int] = self._borders[first - self._first : last - self._first + 1].tolist()
         return borders
 
-    def places(self, index: IntArray) -> tuple[list[int], list[int]]:
+    def places(self, index: Sequence[int]) -> tuple[list[int], list[int]]:
         """Where blocks start, and where they end."""
-        at = index - self._first
-        return self._borders[at].tolist(), self._borders[at + 1].tolist()
+        borders, first = self._borders.data, self._first
+        return [borders[at - first] for at in index], [borders[at - first + 1] for at in index]
 
     def lengths(self, first: int, last: int) -> IntArray:
         """The bytes of the blocks from `first` up to, without, `last`."""
@@ -134,27 +134,45 @@ class JumpTable:
         return lengths
 
 
-def read_blocks(handle: Handle, copy: BlockCopy) -> None:
+def read_blocks(handle: Handle, copy: BoxCopy) -> None:
     """Fill the box of `copy` from a compressed cube file. Only blocks that the box touches are decoded.
 
     :raises DataLoss: the file cannot be read, or its jump table or one of these blocks is damaged
     """
-    file, block_bytes = handle.file, handle.file.header.block_bytes
-    index = copy.index.tolist()
-    table = handle.table(index[0], index[-1] + 1)
-    starts, ends = table.places(copy.index)
 
-    # Not shared among threads: between two blocks each would wait for Python's lock longer than it takes to decode one.
-    for first, last in _stretches(starts, ends, max(1, RUN_BYTES // block_bytes)):
+    def read(group: Group) -> None:
+        blocks = copy.in_box(group)
+        if blocks is not None:
+            _decode_group(handle, group, scratch.address_of(blocks))
+            return
+        memory = scratch.take(copy.group_bytes(group))
+        _decode_group(handle, group, memory.address)
+        copy.to_box(group, memory.array[: copy.group_bytes(group)])
+        scratch.give_back(memory)
+
+    for group in copy.groups:
+        read(group)
+
+
+def _decode_group(handle: Handle, group: Group, target: int) -> None:
+    file, index = handle.file, group.indices
+    block_bytes = file.header.block_bytes
+    starts, ends = handle.table(index[0], index[-1] + 1).places(index)
+    stretches = _stretches(starts, ends)
+    memory = scratch.take(max([ends[last - 1] - starts[first] for first, last in stretches]))
+    encoded = memory.array.data
+    for first, last in stretches:
         start = starts[first]
-        encoded = _encoded.take(ends[last - 1] - start).data
-        read_into(file.fd, encoded, start, file.path)
+        read_into(file.fd, encoded[: ends[last - 1] - start], start, file.path)
+        source = memory.address - start
         for at in range(first, last):
-            copy.put(at, decode(encoded[starts[at] - start : ends[at] - start], block_bytes, index[at], file.path))
+            begin, to = starts[at], target + group.places[at] * block_bytes
+            decode_at(source + begin, ends[at] - begin, to, block_bytes, index[at], file.path)
+    scratch.give_back(memory)
 
 
-def _stretches(starts: list[int], ends: list[int], most: int) -> list[tuple[int, int]]:
-    """Which blocks are read by one system call: at most `most`, with small gaps between them, which are read too.
+def _stretches(starts: list[int], ends: list[int]) -> list[tuple[int, int]]:
+    """Which blocks are read by one system call: with small gaps between them, which are read too.
 
     :param starts, ends: where the blocks lie in the file, ascending
     :return: [start, end) positions in these lists
@@ -162,7 +180,7 @@ def _stretches(starts: list[int], ends: list[int], most: int) -> list[tuple[int,
     stretches = []
     first = 0
     for at in range(1, len(starts)):
-        if starts[at] - ends[at - 1] > GAP_BYTES or at - first == most:
+        if starts[at] - ends[at - 1] > GAP_BYTES or ends[at] - starts[first] > scratch.KEPT_BYTES:
             stretches.append((first, at))
             first = at
     stretches.append((first, len(starts)))
@@ -177,12 +195,15 @@ def read_run(file: OpenCubeFile, table: JumpTable, first: int, last: int) -> lis
     """
     borders = table.borders(first, last)
     start, block_bytes = borders[0], file.header.block_bytes
-    encoded = _encoded.take(borders[-1] - start).data
+    memory = scratch.take(borders[-1] - start)
+    encoded = memory.array[: borders[-1] - start].data
     read_into(file.fd, encoded, start, file.path)
-    return [
+    blocks = [
         decode(encoded[begin - start : end - start], block_bytes, index, file.path)
         for index, (begin, end) in enumerate(pairwise(borders), start=first)
     ]
+    scratch.give_back(memory)
+    return blocks
 
 
 class CompressedFileWriter:

@@ -2,11 +2,13 @@
 
 A small cube file is made in one step. A large one is made in parts, which may be made at the same time:
 
-1. Each part is a range of blocks in Morton order. In a raw file their places are known, and they are written there.
-   Encoded blocks go to a file of their own, a temporary of the target.
-2. Once the lengths of all blocks before a part are known, so is its place: its bytes are copied there inside the
-   kernel.
-3. When all parts are in their places, the file is finished: jump table, header, sync.
+1. Each part is a range of blocks in Morton order. Its place is known in a raw file, and in a compressed one as soon as
+   the lengths of all blocks before it are: then it is written there at once.
+2. A compressed part may also be made before its place is known. Then its bytes go to a buffer, and from there,
+   inside the kernel, to the cube file. A buffer is a temporary of the target which takes one part after the other: it
+   stays in memory, while files that come and go cost as much as what is in them.
+3. When all parts are in their places, the file is finished: jump table, header, sync. The disk has begun with the parts
+   by then.
 
 Blocks of which the source has changed meanwhile are spliced in later:
 
@@ -23,9 +25,10 @@ attempt left. The folder of the target is nobody else's.
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from array import array
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, repeat
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -35,11 +38,12 @@ from magd.cubes.block_copy import runs
 from magd.cubes.block_source import BlockSource
 from magd.cubes.compressed import RUN_BYTES, CompressedFileWriter, JumpTable
 from magd.cubes.cube_file import OPEN_FLAGS, OpenCubeFile
-from magd.cubes.encode import BlockCounts, BlockEncoder, CompressionLevel
+from magd.cubes.encode import BlockCounts, BlockEncoder, CompressionLevel, Pieces
 from magd.cubes.exact_io import copy_range, sync_file, write_all
 from magd.cubes.header import HEADER_BYTES, BlockType, Header, damaged
 from magd.cubes.layout import IntArray, cube_file_path
 from magd.cubes.mag_folder import TEMPORARIES
+from magd.cubes.writeback import start_writeback
 from magd.errors import os_errors_of
 
 if TYPE_CHECKING:
@@ -84,6 +88,10 @@ class Conversion:
         """The path of a temporary for a cube file; never that of a cube file."""
         return os.path.join(self.target, TEMPORARIES, f"cube-{cube.x}-{cube.y}-{cube.z}-{name}.tmp")
 
+    def buffer(self, number: int) -> str:
+        """The path of a buffer. Its name is that of any temporary of a mag, so it is swept out after a crash."""
+        return os.path.join(self.target, TEMPORARIES, f"cube-{number:02x}.tmp")
+
     def encoder(self) -> BlockEncoder:
         """One for blocks of the target."""
         return BlockEncoder(self.level, self.header.block_bytes)
@@ -120,65 +128,71 @@ def make_file(conversion: Conversion, cube: Vec3) -> Made:
     :raises DataLoss: the source is damaged, or a file cannot be read or written
     :raises DiskFull: there is no space
     """
-    header, path = conversion.header, conversion.file(cube)
-    _make_folders(path)
-    if not header.block_type.is_compressed:
-        made = make_part(conversion, cube, 0, header.blocks_per_file)
-        made.size_bytes = finish_file(conversion, cube, None if made.is_zero else b"")
-        return made
-    with _created(path) as fd, conversion.blocks_of(cube) as source:
-        writer = CompressedFileWriter(fd, header, path)
-        made = _encode(source.runs(0, header.blocks_per_file), conversion.encoder(), writer.append)
-        if not made.is_zero:
-            made.size_bytes = writer.finish()
-            sync_file(fd, path)
-    if made.is_zero:
-        unlink_if_there(path)
+    try:
+        made = make_part(conversion, cube, 0, conversion.header.blocks_per_file)
+        made.size_bytes = finish_file(conversion, cube, None if made.is_zero else made.lengths)
+    except BaseException:
+        with suppress(OSError):  # it tells no more than the first one
+            unlink_if_there(conversion.file(cube))
+        raise
     return made
 
 
-def make_part(conversion: Conversion, cube: Vec3, first: int, last: int) -> Made:
-    """Make the blocks of one cube file from `first` up to, without, `last`.
+def make_part(conversion: Conversion, cube: Vec3, first: int, last: int, offset: int | None = None) -> Made:
+    """Make the blocks of one cube file from `first` up to, without, `last`, in their places.
 
+    :param offset: where they begin in a compressed cube file; None: nothing is before them
     :raises DataLoss: the source is damaged, or a file cannot be read or written
     :raises DiskFull: there is no space
     """
+    header, path = conversion.header, conversion.file(cube)
     with conversion.blocks_of(cube) as source:
-        if not conversion.header.block_type.is_compressed:
-            path = conversion.file(cube)
-            _make_folders(path)
-            with _opened_raw(path, conversion.header) as fd:
-                return _write_raw(source.runs(first, last), fd, conversion.header, first, path, keep_holes=True)
-        path = conversion.temporary(cube, str(first))
-        with _created(path) as fd:
-            part = _PartWriter(fd, path)
-            made = _encode(source.runs(first, last), conversion.encoder(), part.append)
-            made.size_bytes, made.lengths = part.finish()
+        _make_folders(path)
+        if not header.block_type.is_compressed:
+            with _opened_raw(path, header) as fd:
+                made = _write_raw(source.runs(first, last), fd, header, first, path, keep_holes=True)
+                start_writeback(fd, HEADER_BYTES + first * header.block_bytes, (last - first) * header.block_bytes)
+                return made
+        if offset is None:
+            offset = header.of_cube_file().data_offset
+        with _opened(path, os.O_WRONLY | os.O_CREAT) as fd:
+            made = _encode_part(source.runs(first, last), conversion.encoder(), _PartWriter(fd, offset, path))
+            start_writeback(fd, offset, made.size_bytes)
             return made
 
 
-def place_part(conversion: Conversion, cube: Vec3, first: int, offset: int, size: int) -> None:
-    """Copy a part with encoded blocks to its place in the cube file, and remove it.
+def make_part_ahead(conversion: Conversion, cube: Vec3, first: int, last: int, buffer: int) -> Made:
+    """Make such blocks of a compressed cube file before it is known where they begin.
 
+    :param buffer: the number of the one that gets their bytes, at its start
+    :raises DataLoss: the source is damaged, or a file cannot be read or written
+    :raises DiskFull: there is no space
+    """
+    path = conversion.buffer(buffer)
+    with conversion.blocks_of(cube) as source, _opened(path, os.O_WRONLY | os.O_CREAT) as fd:
+        return _encode_part(source.runs(first, last), conversion.encoder(), _PartWriter(fd, 0, path))
+
+
+def place_part(conversion: Conversion, cube: Vec3, buffer: int, offset: int, size: int) -> None:
+    """Bring a part that was made ahead to its place in the cube file.
+
+    :param buffer: the number of the one that has its bytes
     :param offset: where it begins in the cube file
     :param size: its length in bytes
     :raises DataLoss: a file cannot be read or written
     :raises DiskFull: there is no space
     """
-    path, part_path = conversion.file(cube), conversion.temporary(cube, str(first))
+    path, buffer_path = conversion.file(cube), conversion.buffer(buffer)
     _make_folders(path)
-    target = _open(path, os.O_WRONLY | os.O_CREAT)
-    try:
-        if not os.path.lexists(part_path) and os.fstat(target).st_size >= offset + size:
-            return  # an attempt before has copied it and was killed then: nobody else removes parts
-        part = _open(part_path, os.O_RDONLY)
-        try:
-            copy_range(part, 0, target, offset, size, source_file=part_path, target_file=path)
-        finally:
-            os.close(part)
-    finally:
-        os.close(target)
-    unlink_if_there(part_path)
+    with _opened(buffer_path, os.O_RDONLY) as part, _opened(path, os.O_WRONLY | os.O_CREAT) as fd:
+        copy_range(part, 0, fd, offset, size, source_file=buffer_path, target_file=path)
+        start_writeback(fd, offset, size)
+
+
+def remove_buffers(conversion: Conversion, count: int) -> None:
+    """Remove the buffers with the numbers below `count`, as far as they are there."""
+    for number in range(count):
+        unlink_if_there(conversion.buffer(number))
 
 
 def finish_file(conversion: Conversion, cube: Vec3, lengths: bytes | None) -> int:
@@ -193,18 +207,20 @@ def finish_file(conversion: Conversion, cube: Vec3, lengths: bytes | None) -> in
     if lengths is None:
         unlink_if_there(path)
         return 0
-    fd = _open(path, os.O_WRONLY)
-    try:
+    with _opened(path, os.O_WRONLY) as fd:
         size = os.fstat(fd).st_size
         if own.block_type.is_compressed:
             ends = own.data_offset + np.cumsum(np.frombuffer(lengths, dtype=np.int32), dtype=np.int64)
-            if len(ends) != own.blocks_per_file or ends[-1] != size:
+            if len(ends) != own.blocks_per_file or ends[-1] > size:
                 raise damaged(path, f"it has {size} bytes, its {len(ends)} blocks end at byte {ends[-1]}")
+            if ends[-1] < size:
+                # An attempt that was killed made the last part when the source had other blocks.
+                size = int(ends[-1])
+                with os_errors_of(path):
+                    os.ftruncate(fd, size)
             write_all(fd, ends.astype("<u8").data, HEADER_BYTES, path)
         write_all(fd, own.to_bytes(), 0, path)
         sync_file(fd, path)
-    finally:
-        os.close(fd)
     return size
 
 
@@ -256,6 +272,10 @@ def _splice_compressed(
     table = JumpTable(old) if old is not None else None
     zeros = BlockEncoder(conversion.level, header.block_bytes)  # its own: those were not changed
     made = Made(encoder.counts)
+
+    def append(pieces: Pieces, times: int) -> None:
+        writer.append(b"".join(pieces), times)
+
     done = 0
     for first, last in [*stretches, (header.blocks_per_file, header.blocks_per_file)]:
         if done < first:
@@ -264,7 +284,7 @@ def _splice_compressed(
             else:
                 writer.append(zeros.encode_zeros(first - done), first - done)
         if first < last:
-            _add(made, _encode(source.runs(first, last), encoder, writer.append))
+            _add(made, _encode(source.runs(first, last), encoder, append))
         done = last
     made.blocks = encoder.counts
     made.size_bytes = writer.finish()
@@ -295,18 +315,22 @@ def sample(conversion: Conversion, cube: Vec3, count: int) -> Sample:
     return Sample(sampled.data_bytes, sampled.stored_data_bytes)
 
 
-def _encode(blocks: Iterator[Run], encoder: BlockEncoder, append: Callable[[bytes, int], object]) -> Made:
+def _encode(blocks: Iterator[Run], encoder: BlockEncoder, append: Callable[[Pieces, int], object]) -> Made:
+    """Encode blocks.
+
+    :param append: takes each one, and how often it follows
+    """
     made = Made(encoder.counts)
     for run in blocks:
         if run.data is None:
-            append(encoder.encode_zeros(run.count), run.count)
+            append((encoder.encode_zeros(run.count),), run.count)
             continue
         for block in run.data:
-            encoded = encoder.encode(block)
-            append(encoded, 1)
-            if encoded is not encoder.zero_block:
+            pieces = encoder.encode_pieces(block)
+            append(pieces, 1)
+            if pieces[0] is not encoder.zero_block:
                 made.data_bytes += block.nbytes
-                made.stored_data_bytes += len(encoded)
+                made.stored_data_bytes += sum(map(len, pieces))
     return made
 
 
@@ -352,40 +376,48 @@ def _add(total: Made, made: Made) -> None:
     total.stored_data_bytes += made.stored_data_bytes
 
 
+def _encode_part(blocks: Iterator[Run], encoder: BlockEncoder, part: _PartWriter) -> Made:
+    made = _encode(blocks, encoder, part.append)
+    made.size_bytes, made.lengths = part.finish()
+    return made
+
+
 class _PartWriter:
-    """Writes encoded blocks one after the other, and notes their lengths."""
+    """Writes encoded blocks one after the other, and notes their lengths.
 
-    def __init__(self, fd: int, path: str) -> None:
+    :param offset: where the first one begins
+    """
+
+    def __init__(self, fd: int, offset: int, path: str) -> None:
         self._fd: Final = fd
+        self._offset: Final = offset
         self._path: Final = path
-        self._waiting: list[bytes] = []
-        self._waiting_bytes = 0
+        self._waiting = bytearray()
         self._written = 0
-        self._lengths: list[IntArray] = []
+        self._lengths: Final = array("i")
 
-    def append(self, encoded: bytes, times: int) -> None:
+    def append(self, pieces: Pieces, times: int) -> None:
         """Append a block, or the same block several times."""
-        self._lengths.append(np.full(times, len(encoded)))
-        at_once = max(1, RUN_BYTES // len(encoded))
-        for done in range(0, times, at_once):
-            more = min(times - done, at_once)
-            self._waiting.append(encoded * more)
-            self._waiting_bytes += len(encoded) * more
-            if self._waiting_bytes >= RUN_BYTES:
+        length = sum(map(len, pieces))
+        self._lengths.extend(repeat(length, times))
+        for _ in range(times):
+            for piece in pieces:
+                self._waiting += piece
+            if len(self._waiting) >= RUN_BYTES:
                 self._write_waiting()
 
     def finish(self) -> tuple[int, bytes]:
         """Write what waits.
 
-        :return: the length of the file, and the lengths of all blocks, as int32
+        :return: the length of the part, and the lengths of all blocks, as int32
         """
         self._write_waiting()
-        return self._written, np.concatenate(self._lengths).astype(np.int32).tobytes()
+        return self._written, self._lengths.tobytes()
 
     def _write_waiting(self) -> None:
-        write_all(self._fd, b"".join(self._waiting), self._written, self._path)
-        self._written += self._waiting_bytes
-        self._waiting, self._waiting_bytes = [], 0
+        write_all(self._fd, self._waiting, self._offset + self._written, self._path)
+        self._written += len(self._waiting)
+        self._waiting = bytearray()
 
 
 def _make_folders(path: str) -> None:
@@ -393,34 +425,34 @@ def _make_folders(path: str) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
 
 
-def _open(path: str, flags: int) -> int:
+@contextmanager
+def _opened(path: str, flags: int) -> Iterator[int]:
     with os_errors_of(path):
-        return os.open(path, flags | OPEN_FLAGS, 0o666)
+        fd = os.open(path, flags | OPEN_FLAGS, 0o666)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 @contextmanager
 def _created(path: str) -> Iterator[int]:
     """An empty file, open for writing. What an attempt before left there is gone; so is the file after an error."""
-    fd = _open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
-        yield fd
+        with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as fd:
+            yield fd
     except BaseException:
         unlink_if_there(path)
         raise
-    finally:
-        os.close(fd)
 
 
 @contextmanager
 def _opened_raw(path: str, header: Header) -> Iterator[int]:
     """A raw cube file of the right length, open for writing. Its header is not written yet if it is new."""
-    fd = _open(path, os.O_WRONLY | os.O_CREAT)
-    try:
+    with _opened(path, os.O_WRONLY | os.O_CREAT) as fd:
         with os_errors_of(path):
             os.ftruncate(fd, header.raw_file_bytes)
         yield fd
-    finally:
-        os.close(fd)
 
 
 def block_type_of(level: CompressionLevel) -> BlockType:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from magd.cubes.header import damaged
 from magd.errors import from_os_error
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
 """Anything that lies in memory without gaps."""
@@ -43,6 +46,24 @@ def read_into(fd: int, buffer: Bytes, offset: int, file: str) -> None:
         offset += count
 
 
+def read_into_all(fd: int, buffers: Sequence[memoryview], offset: int, file: str) -> None:
+    """Fill several writable buffers of bytes, one after the other, with the bytes from `offset` on.
+
+    :param buffers: at most 1024
+    :raises DataLoss: the file ends before all are full, or cannot be read
+    """
+    if len(buffers) == 1:
+        read_into(fd, buffers[0], offset, file)
+        return
+    try:
+        count = os.preadv(fd, buffers, offset)
+    except OSError as error:
+        raise from_os_error(error, file) from error
+    for buffer in _after(count, buffers):
+        read_into(fd, buffer, offset + count, file)
+        count += len(buffer)
+
+
 def read_exactly(fd: int, size: int, offset: int, file: str) -> bytearray:
     """Read `size` bytes.
 
@@ -67,6 +88,35 @@ def write_all(fd: int, data: Bytes, offset: int, file: str) -> None:
             raise from_os_error(error, file) from error
         rest = rest[count:]
         offset += count
+
+
+def write_from_all(fd: int, buffers: Sequence[memoryview], offset: int, file: str) -> None:
+    """Write several buffers of bytes, one after the other, at `offset`.
+
+    :param buffers: at most 1024
+    :raises DiskFull, DataLoss: as `write_all`
+    """
+    if len(buffers) == 1:
+        write_all(fd, buffers[0], offset, file)
+        return
+    try:
+        count = os.pwritev(fd, buffers, offset)
+    except OSError as error:
+        raise from_os_error(error, file) from error
+    for buffer in _after(count, buffers):
+        write_all(fd, buffer, offset + count, file)
+        count += len(buffer)
+
+
+def _after(count: int, buffers: Sequence[memoryview]) -> list[memoryview]:
+    """What is left of some buffers after so many bytes."""
+    if count == sum(map(len, buffers)):
+        return []
+    rest = []
+    for buffer in buffers:
+        rest.append(buffer[count:])
+        count = max(0, count - len(buffer))
+    return rest
 
 
 def copy_range(

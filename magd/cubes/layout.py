@@ -27,6 +27,7 @@ _SPREAD: Final[IntArray] = sum(
     (((np.arange(MAX_LEN, dtype=np.int64) >> bit) & 1) << (3 * bit) for bit in range(_BITS)),
     start=np.zeros(MAX_LEN, dtype=np.int64),
 )
+_SPREAD_NUMBERS: Final[list[int]] = _SPREAD.tolist()
 _NUMBER: Final = "(0|[1-9][0-9]{0,9})"
 _PATH: Final = re.compile(rf"z{_NUMBER}/y{_NUMBER}/x{_NUMBER}\.wkw", re.ASCII)
 _FOLDER: Final = re.compile(rf"[zy]{_NUMBER}", re.ASCII)
@@ -38,6 +39,15 @@ def morton_index(x: IntArray, y: IntArray, z: IntArray) -> IntArray:
     :param x, y, z: block coordinates in the cube file, each from 0 to 127, of shapes that broadcast
     """
     return _SPREAD[x] | (_SPREAD[y] << 1) | (_SPREAD[z] << 2)
+
+
+def spread_bits(first: int, count: int) -> list[int]:
+    """The bits of block coordinates along x as they lie in Morton indices; along y and z: one and two bits higher.
+
+    :param first: the first coordinate
+    :param count: how many coordinates from there on
+    """
+    return _SPREAD_NUMBERS[first : first + count]
 
 
 def block_coordinates(index: IntArray) -> tuple[IntArray, IntArray, IntArray]:

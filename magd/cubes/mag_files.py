@@ -45,6 +45,7 @@ import numpy as np
 from magd.box_index import BoxIndex
 from magd.cubes import compressed, raw
 from magd.cubes.block_copy import BlockCopy, Rows, part_of, rows_of
+from magd.cubes.box_copy import BoxCopy
 from magd.cubes.creation import make_mag_folder
 from magd.cubes.cube_file import OpenCubeFile
 from magd.cubes.exact_io import sync_file
@@ -56,6 +57,7 @@ from magd.cubes.mag_folder import MagFolder
 from magd.cubes.unsynced import Unsynced
 from magd.errors import DataLoss, InvalidRequest, MagdError, NotAllowed, Reason
 from magd.geometry import Box, Vec3
+from magd.memory_order import in_fortran_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -208,7 +210,7 @@ class MagFiles:
                 part_of(rows, box, part, self.header.voxels.bytes_per_voxel)[...] = 0
                 continue
             with handle:
-                copy = self._block_copy(part, box, rows)
+                copy = self._box_copy(part, box, rows)
                 if handle.file.header.block_type.is_compressed:
                     compressed.read_blocks(handle, copy)
                 else:
@@ -245,15 +247,14 @@ class MagFiles:
         """
         _check_box(box)
         self._check_data(box, data)
-        rows = rows_of(np.asfortranarray(data))
+        rows = rows_of(in_fortran_order(data))
         self.check_write(box)
         parts = split_by_cube_file(box, self.header.cube_len)
-        copies = ((index, [self._block_copy(part, box, rows)]) for index, part in parts)
         if self.header.block_type.is_compressed:
-            self._write_compressed(copies)
+            self._write_compressed((index, [self._block_copy(part, box, rows)]) for index, part in parts)
         else:
-            for index, copy in copies:
-                self._write_raw(index, copy)
+            for index, part in parts:
+                self._write_raw(index, [self._box_copy(part, box, rows)])
 
     def write_many(self, writes: Sequence[tuple[Box, VoxelArray]]) -> WrittenBoxes:
         """Write boxes that may overlap: later ones lie over earlier ones.
@@ -274,17 +275,17 @@ class MagFiles:
             self._check_data(box, data)
             for index, part in split_by_cube_file(box, self.header.cube_len):
                 by_cube_file.setdefault(index, []).append((number, part))
-        rows = [rows_of(np.asfortranarray(data)) for _, data in writes]
+        rows = [rows_of(in_fortran_order(data)) for _, data in writes]
         failed: set[int] = set()
         first_error: MagdError | None = None
         for index in sorted(by_cube_file, key=lambda index: (index.z, index.y, index.x)):
             parts = by_cube_file[index]
-            copies = [self._block_copy(part, writes[number][0], rows[number]) for number, part in parts]
+            pieces = [(part, writes[number][0], rows[number]) for number, part in parts]
             try:
                 if self.header.block_type.is_compressed:
-                    self._write_compressed([(index, copies)])
+                    self._write_compressed([(index, [self._block_copy(*piece) for piece in pieces])])
                 else:
-                    self._write_raw(index, copies)
+                    self._write_raw(index, [self._box_copy(*piece) for piece in pieces])
             except MagdError as error:
                 first_error = first_error or error
                 failed.update(number for number, _ in parts)
@@ -399,12 +400,19 @@ class MagFiles:
                 metadata={"file": file.path},
             )
 
-    def _block_copy(self, part: Box, box: Box, rows: Rows) -> BlockCopy:
-        cube_len, offset = self.header.cube_len, part.offset
-        in_file = Box(Vec3(offset.x % cube_len, offset.y % cube_len, offset.z % cube_len), part.size)
-        return BlockCopy(self.header, in_file, part_of(rows, box, part, self.header.voxels.bytes_per_voxel))
+    def _box_copy(self, part: Box, box: Box, rows: Rows) -> BoxCopy:
+        voxel = self.header.voxels.bytes_per_voxel
+        return BoxCopy(self.header, self._in_cube_file(part), part_of(rows, box, part, voxel))
 
-    def _write_raw(self, index: Vec3, copies: Sequence[BlockCopy]) -> None:
+    def _block_copy(self, part: Box, box: Box, rows: Rows) -> BlockCopy:
+        voxel = self.header.voxels.bytes_per_voxel
+        return BlockCopy(self.header, self._in_cube_file(part), part_of(rows, box, part, voxel))
+
+    def _in_cube_file(self, part: Box) -> Box:
+        cube_len, offset = self.header.cube_len, part.offset
+        return Box(Vec3(offset.x % cube_len, offset.y % cube_len, offset.z % cube_len), part.size)
+
+    def _write_raw(self, index: Vec3, copies: Sequence[BoxCopy]) -> None:
         """Write boxes into one raw cube file."""
         self._unsynced.make_room()
         handle = self._find(index, writable=True)
@@ -416,7 +424,7 @@ class MagFiles:
                     raw.write_blocks(handle.file, copy)
             finally:
                 # Also after an error: what was written must be heard of when it cannot be synced.
-                self._unsynced.add_file(handle, sum(map(len, copies)) * self.header.block_bytes)
+                self._unsynced.add_file(handle, sum(copy.block_count for copy in copies) * self.header.block_bytes)
                 self._unsynced.add_folder(os.path.dirname(handle.relative), has_new_entry=is_new)
 
     def _make_raw_file(self, index: Vec3) -> Handle:

@@ -212,7 +212,10 @@ def encode_write(
 
 
 def _to_json(meta: dict[str, Any]) -> bytes:
-    return json.dumps(meta, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return _JSON.encode(meta).encode("ascii")
+
+
+_JSON: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 def _encode(header: RecordHeader, meta: bytes, *, salt: int) -> bytes:
@@ -353,7 +356,8 @@ def _parse_meta(header: RecordHeader, kind: Kind, data: bytes, *, salt: int) -> 
 
 
 def _of_box(box: Box | BoundingBox) -> tuple[int, ...]:
-    return (*box.offset, *box.size)
+    offset, size = box.offset, box.size
+    return (offset.x, offset.y, offset.z, size.x, size.y, size.z)
 
 
 def _of_revision(revision: Revision) -> tuple[int, int]:

@@ -36,7 +36,8 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from magd.cubes import raw
-from magd.cubes.block_copy import BlockCopy, part_of, rows_of
+from magd.cubes.block_copy import part_of, rows_of
+from magd.cubes.box_copy import BoxCopy
 from magd.cubes.cube_file import OPEN_FLAGS, OpenCubeFile
 from magd.cubes.header import BlockType, Header
 from magd.cubes.layout import split_by_cube_file
@@ -79,7 +80,7 @@ def parts_of(box: Box, header: Header) -> tuple[tuple[Vec3, Box], ...]:
     return tuple(parts)
 
 
-def copy_of(part: Box, box: Box, rows: Rows, header: Header) -> BlockCopy:
+def copy_of(part: Box, box: Box, rows: Rows, header: Header) -> BoxCopy:
     """To copy between the voxels of a box in memory and a part.
 
     :param part: lies in `box` and in one cube file
@@ -87,7 +88,7 @@ def copy_of(part: Box, box: Box, rows: Rows, header: Header) -> BlockCopy:
     """
     length, offset = header.cube_len, part.offset
     in_file = Box(Vec3(offset.x % length, offset.y % length, offset.z % length), part.size)
-    return BlockCopy(header, in_file, part_of(rows, box, part, header.voxels.bytes_per_voxel))
+    return BoxCopy(header, in_file, part_of(rows, box, part, header.voxels.bytes_per_voxel))
 
 
 def read_layers(paths: Sequence[str], box: Box, header: Header) -> Iterator[VoxelArray]:

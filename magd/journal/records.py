@@ -11,7 +11,7 @@ once it is in the cube files.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from magd.acknowledgement import Acknowledgement, Durability, Revision
 
@@ -60,7 +60,10 @@ class WriteFacts:
 
 def facts_of(write: WriteFacts) -> dict[str, Any]:
     """The fields that every kind of write has, to make another kind of it."""
-    return {field.name: getattr(write, field.name) for field in fields(WriteFacts)}
+    return {name: getattr(write, name) for name in _FACTS}
+
+
+_FACTS: Final = tuple(field.name for field in fields(WriteFacts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -2,8 +2,9 @@
 
 Memory for boxes is leased from the budget of the storage before any data is read, and with it what gRPC will
 hold for their streams. What is here bounds the rest: gRPC keeps messages of calls that wait for their lease;
-their size, the flow-control window of a stream and the number of calls bound it. A client that neither sends nor takes a part for a while, or does so slower than the minimum rate,
-loses its call, and the memory leased for it becomes free.
+their size, the flow-control window of a stream and the number of calls bound it. A client that neither sends nor
+takes a part for a while, or does so slower than the minimum rate, loses its call, and the memory leased for it
+becomes free.
 
 A client is a connection. Over TCP its address names it. Over a unix socket all have the same; there it may name itself,
 as ours does, by a word `client/ID` in its user agent. One that is not named counts as one of its own for each call.

@@ -30,7 +30,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from magd.actors.budget import CLIENT
-from magd.errors import Busy, InternalError, InvalidRequest, MagdError, Reason, TooSlow, Unavailable, Unimplemented
+from magd.errors import Busy, InternalError, InvalidRequest, MagdError, Reason, TooSlow, Unavailable
 from magd.rpc.admission import client_of
 from magd.rpc.errors import STATUS_KEY, answer_of, status_of
 
@@ -219,11 +219,8 @@ class Calls(grpc.aio.ServerInterceptor):
         except grpc.aio.InternalError:
             pass  # gRPC cannot send any more: the client has gone
         except MagdError as raised:
-            raised.__traceback__ = raised.__context__ = raised.__cause__ = None
+            raised.let_go()
             error = raised
-        except NotImplementedError:
-            # The generated classes raise it for a method that the service does not have.
-            error = Unimplemented(f"this version of magd does not do {method} yet", metadata={"field": "method"})
         except Exception as raised:  # noqa: BLE001  # here is where bugs end, so that nothing of them travels
             error = _shutting_down() if call.scope.expired() else _bug(call, raised)
 

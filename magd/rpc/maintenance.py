@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _CAPABILITIES: Final = ("journal", "if_revision", "mask_nonzero", "repair", "lz4")
 _FLUSH_LEVELS: Final = frozenset(maintenance_pb2.FlushLevel.values())
+_VERSION: Final = version("magd")
 
 
 class MaintenanceService(MaintenanceServiceServicer):
@@ -40,7 +41,7 @@ class MaintenanceService(MaintenanceServiceServicer):
         """What the daemon is."""
         config = self._storage.config
         return maintenance_pb2.GetServerInfoResponse(
-            version=version("magd"),
+            version=_VERSION,
             capabilities=_CAPABILITIES,
             limits=maintenance_pb2.Limits(
                 max_box_bytes=config.box_limit_bytes,

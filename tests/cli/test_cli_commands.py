@@ -161,6 +161,10 @@ def test_the_options_of_serve_become_the_settings_of_the_daemon(
 
 def test_a_box_above_the_budget_is_refused(magd: Magd, tmp_path: Path) -> None:
     assert "more than the budget" in magd("serve", tmp_path, "--budget", "1MiB", "--max-box", "2MiB", fails=2).error
+    too_much = magd("serve", tmp_path, "--budget", "16MiB", "--shared-memory", "9MiB", fails=2)
+    assert "more than half of the budget" in too_much.error
+    both = magd("serve", tmp_path, "--no-shared-memory", "--shared-memory", "1MiB", fails=2)
+    assert "--no-shared-memory" in both.error
 
 
 @pytest.mark.parametrize(

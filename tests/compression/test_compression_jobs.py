@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import numpy as np
 import pytest
 
-from magd.compression.jobs import FinishFile, Job, MakeFile, MakePart, PlacePart, SampleBlocks, SpliceBlocks
+from magd.compression.jobs import (
+    FinishFile,
+    Job,
+    MakeFile,
+    MakePart,
+    MakePartAhead,
+    PlacePart,
+    RemoveBuffers,
+    SampleBlocks,
+    SpliceBlocks,
+)
 from magd.compression.pool import CompressionPool
 from magd.cubes.convert import Conversion
 from magd.cubes.header import BlockType
@@ -109,12 +119,16 @@ def test_every_job_can_be_done_twice(tmp_path: Path, block_type: BlockType) -> N
         return result
 
     with CompressionPool(1) as pool:
-        made = [twice(pool, MakePart(conversion, ORIGIN, first, first + 32)) for first in (0, 32)]
-        lengths = b"".join(part.lengths for part in made)
+        offset = conversion.header.of_cube_file().data_offset
+        made = [twice(pool, MakePart(conversion, ORIGIN, 0, 32, offset))]
         if block_type.is_compressed:
-            offset = conversion.header.of_cube_file().data_offset
-            twice(pool, PlacePart(conversion, ORIGIN, 0, offset, made[0].size_bytes))
-            twice(pool, PlacePart(conversion, ORIGIN, 32, offset + made[0].size_bytes, made[1].size_bytes))
+            made.append(twice(pool, MakePartAhead(conversion, ORIGIN, 32, 64, 3)))
+            twice(pool, PlacePart(conversion, ORIGIN, 3, offset + made[0].size_bytes, made[1].size_bytes))
+        else:
+            made.append(twice(pool, MakePart(conversion, ORIGIN, 32, 64, offset)))
+        lengths = b"".join(part.lengths for part in made)
+        twice(pool, RemoveBuffers(conversion, 4))
+        assert os.listdir(tmp_path / "target/.magd/tmp") == []
         size = twice(pool, FinishFile(conversion, ORIGIN, lengths))
         with MagFiles.open(conversion.source) as files:
             files.write(Box.of((0, 0, 0), (20, 20, 20)), np.full((1, 20, 20, 20), 77, np.uint16))

@@ -44,6 +44,20 @@ def test_what_is_encoded_is_decoded(level: CompressionLevel, kind: str) -> None:
     assert len(encoded) <= largest_encoded(SIZE)
 
 
+@pytest.mark.parametrize("level", ["auto", "fast", 3])
+@pytest.mark.parametrize("size", [1, 2, 12, 13, 64, 300, 8**3, SIZE])
+def test_zeros_are_known_and_nothing_else_is_taken_for_them(level: CompressionLevel, size: int) -> None:
+    encoder = BlockEncoder(level, size)
+    assert encoder.encode_pieces(np.zeros(size, np.uint8)) == (encoder.zero_block,)
+    assert encoder.counts == BlockCounts(zero=1)
+    for place in {0, size // 2, size - 1}:
+        block = np.zeros(size, np.uint8)
+        block[place] = 1
+        encoded = b"".join(encoder.encode_pieces(block))
+        assert decode(encoded, size, 0, "x0.wkw") == block.tobytes()
+    assert (encoder.counts.zero, encoder.counts.total) == (1, 1 + len({0, size // 2, size - 1}))
+
+
 @pytest.mark.parametrize("size", [1, 2, 14, 15, 16, 269, 270, 271, 524, 525, 526, SIZE])
 def test_a_stored_block_is_its_bytes_after_their_number_and_every_reader_takes_it(size: int) -> None:
     block = np.random.default_rng(size).integers(1, 256, size, dtype=np.uint8)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +23,9 @@ from magd.cubes.convert import (
     finish_file,
     make_file,
     make_part,
+    make_part_ahead,
     place_part,
+    remove_buffers,
     sample,
     splice,
 )
@@ -35,8 +39,6 @@ from magd.geometry import Box, Vec3
 from tests.cubes.oracle import headers, make_header, some_voxels, wkw_read, wkw_write
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from magd.cubes.encode import CompressionLevel
     from magd.voxels import VoxelArray
 
@@ -53,22 +55,34 @@ def conversion_of(
     return Conversion(str(folder / "source"), source, str(folder / "target"), target, level)
 
 
-def make_in_parts(conversion: Conversion, cube: Vec3, blocks_per_part: int) -> Made:
-    """As the daemon does it, without the processes."""
+def make_in_parts(conversion: Conversion, cube: Vec3, blocks_per_part: int, ahead: int = 0) -> Made:
+    """As the daemon does it, without the processes.
+
+    :param ahead: so many parts are made ahead while the one before them is made
+    """
     total = conversion.header.blocks_per_file
     offset = conversion.header.of_cube_file().data_offset
     firsts = range(0, total, blocks_per_part)
-    # Not in their order: the parts are made by several processes at the same time.
-    parts = {first: make_part(conversion, cube, first, min(first + blocks_per_part, total)) for first in firsts[::-1]}
+    if not conversion.header.block_type.is_compressed:
+        ahead = 0
+    parts = dict[int, Made]()
     made = Made(BlockCounts())
-    for first in firsts:
-        part = parts[first]
-        if conversion.header.block_type.is_compressed:
-            place_part(conversion, cube, first, offset, part.size_bytes)
+    for number, first in enumerate(firsts):
+        buffer = number % (ahead + 1) - 1
+        if buffer >= 0:
+            part = parts[first]
+            place_part(conversion, cube, buffer, offset, part.size_bytes)
+        else:
+            # Not in their order: the parts are made by several processes at the same time.
+            for free, later in reversed(list(enumerate(firsts[number + 1 : number + 1 + ahead]))):
+                last = min(later + blocks_per_part, total)
+                parts[later] = make_part_ahead(conversion, cube, later, last, free)
+            part = make_part(conversion, cube, first, min(first + blocks_per_part, total), offset)
         offset += part.size_bytes
         made.blocks += part.blocks
         made.lengths += part.lengths
     made.size_bytes = finish_file(conversion, cube, None if made.is_zero else made.lengths)
+    remove_buffers(conversion, ahead + 1)
     return made
 
 
@@ -88,6 +102,7 @@ def assert_no_temporaries(conversion: Conversion) -> None:
     block_type=st.sampled_from(BlockType),
     level=st.sampled_from(LEVELS),
     parts=st.integers(1, 70),
+    ahead=st.integers(0, 3),
     seed=st.integers(0, 99),
 )
 @settings(max_examples=80, deadline=None)
@@ -99,6 +114,7 @@ def test_wkw_reads_every_conversion_equal(
     block_type: BlockType,
     level: CompressionLevel,
     parts: int,
+    ahead: int,
     seed: int,
 ) -> None:
     folder = tmp_path_factory.mktemp("mags")
@@ -107,7 +123,7 @@ def test_wkw_reads_every_conversion_equal(
     target = replace(source, block_len=block_len, file_len=file_len, block_type=block_type)
     conversion = conversion_of(folder, source, target, level)
     for cube in cubes_of(target, source.cube_size):
-        made = make_in_parts(conversion, cube, parts) if parts > 1 else make_file(conversion, cube)
+        made = make_in_parts(conversion, cube, parts, ahead) if parts > 1 else make_file(conversion, cube)
         path = conversion.file(cube)
         assert made.blocks.total == target.blocks_per_file
         assert os.path.exists(path) != made.is_zero
@@ -256,32 +272,73 @@ def test_files_are_synced_when_the_call_returns(tmp_path: Path, monkeypatch: pyt
     assert synced[2:] == [os.stat(path).st_ino]
 
 
-def test_a_part_that_was_placed_by_an_attempt_that_was_killed_is_not_asked_for_again(tmp_path: Path) -> None:
+def test_a_file_in_parts_has_the_bytes_of_one_that_was_made_at_once(tmp_path: Path) -> None:
+    wkw_write(tmp_path / "source", make_header(), some_voxels(make_header(), make_header().cube_size))
+    conversion = conversion_of(tmp_path, make_header())
+    made = list[bytes]()
+    for blocks_per_part, ahead in ((64, 0), (30, 0), (30, 2), (7, 3)):
+        make_in_parts(conversion, ORIGIN, blocks_per_part, ahead)
+        made.append(Path(conversion.file(ORIGIN)).read_bytes())
+        os.unlink(conversion.file(ORIGIN))
+    make_file(conversion, ORIGIN)
+    assert set(made) == {Path(conversion.file(ORIGIN)).read_bytes()}
+
+
+def test_the_disk_begins_with_each_part_when_it_is_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wkw_write(tmp_path / "source", make_header(), some_voxels(make_header(), make_header().cube_size))
+    begun = list[tuple[int, int]]()
+    monkeypatch.setattr(convert, "start_writeback", lambda _, offset, size: begun.append((offset, offset + size)))
+    for block_type, ahead in ((BlockType.LZ4HC, 2), (BlockType.LZ4HC, 0), (BlockType.RAW, 0)):
+        begun.clear()
+        header = make_header(block_type=block_type)
+        conversion = conversion_of(tmp_path, make_header(), header)
+        made = make_in_parts(conversion, ORIGIN, 30, ahead)
+        assert [start for start, _ in begun] == [header.of_cube_file().data_offset, *(end for _, end in begun[:-1])]
+        assert begun[-1][1] == made.size_bytes
+        shutil.rmtree(conversion.target)
+
+
+def test_what_an_attempt_that_was_killed_left_behind_the_last_block_is_cut_off(tmp_path: Path) -> None:
+    voxels: VoxelArray = some_voxels(make_header(), make_header().cube_size)
+    wkw_write(tmp_path / "source", make_header(), voxels)
+    conversion = conversion_of(tmp_path, make_header())
+    part = make_part(conversion, ORIGIN, 0, 64)
+    with open(conversion.file(ORIGIN), "ab") as file:
+        file.write(b"longer than it is now")
+    size = finish_file(conversion, ORIGIN, part.lengths)
+    assert (
+        size
+        == os.path.getsize(conversion.file(ORIGIN))
+        == conversion.header.of_cube_file().data_offset + (part.size_bytes)
+    )
+    np.testing.assert_array_equal(wkw_read(tmp_path / "target", Box.of((0, 0, 0), (16, 16, 16))), voxels)
+
+
+def test_a_file_that_is_shorter_than_its_blocks_or_has_too_few_is_not_finished(tmp_path: Path) -> None:
     wkw_write(tmp_path / "source", make_header(), some_voxels(make_header(), make_header().cube_size))
     conversion = conversion_of(tmp_path, make_header())
     part = make_part(conversion, ORIGIN, 0, 64)
-    offset = conversion.header.of_cube_file().data_offset
-    for _ in range(2):
-        place_part(conversion, ORIGIN, 0, offset, part.size_bytes)
-    finish_file(conversion, ORIGIN, part.lengths)
-    with pytest.raises(DataLoss, match=r"-0\.tmp"):
-        place_part(conversion, ORIGIN, 0, offset, part.size_bytes + 1)
-
-
-def test_a_file_that_is_not_as_long_as_its_blocks_is_not_finished(tmp_path: Path) -> None:
-    wkw_write(tmp_path / "source", make_header(), some_voxels(make_header(), make_header().cube_size))
-    conversion = conversion_of(tmp_path, make_header())
-    part = make_part(conversion, ORIGIN, 0, 64)
-    place_part(conversion, ORIGIN, 0, conversion.header.of_cube_file().data_offset, part.size_bytes)
+    with pytest.raises(DataLoss, match="63 blocks end at byte"):
+        finish_file(conversion, ORIGIN, part.lengths[4:])
     os.truncate(conversion.file(ORIGIN), os.path.getsize(conversion.file(ORIGIN)) - 1)
     with pytest.raises(DataLoss, match="blocks end at byte"):
         finish_file(conversion, ORIGIN, part.lengths)
 
 
-def test_temporaries_have_no_names_of_cube_files(tmp_path: Path) -> None:
+def test_a_part_that_is_longer_than_its_buffer_is_damage(tmp_path: Path) -> None:
     wkw_write(tmp_path / "source", make_header(), some_voxels(make_header(), make_header().cube_size))
     conversion = conversion_of(tmp_path, make_header())
-    make_part(conversion, ORIGIN, 0, 10)
+    part = make_part_ahead(conversion, ORIGIN, 0, 64, 0)
+    with pytest.raises(DataLoss, match=r"cube-00\.tmp"):
+        place_part(conversion, ORIGIN, 0, conversion.header.of_cube_file().data_offset, part.size_bytes + 1)
+
+
+def test_buffers_have_no_names_of_cube_files(tmp_path: Path) -> None:
+    wkw_write(tmp_path / "source", make_header(), some_voxels(make_header(), make_header().cube_size))
+    conversion = conversion_of(tmp_path, make_header())
+    make_part_ahead(conversion, ORIGIN, 0, 10, 0)
     with MagFiles.open(conversion.target, read_only=True) as files:
         assert list(files.cube_files()) == []
     # A mag that is opened after a crash removes them.
@@ -312,11 +369,16 @@ def test_a_damaged_source_is_an_error_that_names_it_and_leaves_no_target(
     source = tmp_path / "source/z0/y0/x0.wkw"
     source.write_bytes(source.read_bytes()[:-1] if damage is None else damage)
     conversion = conversion_of(tmp_path, header)
-    for make in (make_file, lambda conversion, cube: make_part(conversion, cube, 0, 64)):
+    for make in (
+        lambda conversion, cube: make_part_ahead(conversion, cube, 0, 64, 0),
+        lambda conversion, cube: make_part(conversion, cube, 0, 64),
+        make_file,
+    ):
         with pytest.raises(DataLoss) as caught:
             make(conversion, ORIGIN)
         assert caught.value.metadata["file"] == str(source)
     assert not os.path.exists(conversion.file(ORIGIN))
+    remove_buffers(conversion, 1)
     assert_no_temporaries(conversion)
 
 

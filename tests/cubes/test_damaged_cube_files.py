@@ -312,9 +312,10 @@ def test_a_failing_read_is_an_error(files: MagFiles, monkeypatch: pytest.MonkeyP
 
 
 def test_short_reads_and_writes_are_continued(files: MagFiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    preadv, pwrite, copy = os.preadv, os.pwrite, os.copy_file_range
+    preadv, pwrite, pwritev, copy = os.preadv, os.pwrite, os.pwritev, os.copy_file_range
     monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:33]], offset))
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, data[:31], offset))
+    monkeypatch.setattr(os, "pwritev", lambda fd, buffers, offset: pwritev(fd, [buffers[0], buffers[1][:31]], offset))
     monkeypatch.setattr(os, "copy_file_range", lambda s, t, count, so, to: copy(s, t, min(count, 29), so, to))
     data = some_voxels(files.header, INSIDE.size, seed=9)
     expected = files.read(BOTH)

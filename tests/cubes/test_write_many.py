@@ -39,7 +39,7 @@ class FailingCubeFiles:
     they get their names."""
 
     def __init__(self, files: MagFiles, failing: set[str]) -> None:
-        self._pwrite, self._rename = os.pwrite, os.rename
+        self._pwrite, self._pwritev, self._rename = os.pwrite, os.pwritev, os.rename
         self._files = files
         self._failing = failing
 
@@ -48,7 +48,7 @@ class FailingCubeFiles:
         self._patch = (
             mock.patch.object(os, "rename", self._fail_rename)
             if compressed
-            else mock.patch.object(os, "pwrite", self._fail_pwrite)
+            else mock.patch.multiple(os, pwrite=self._fail_pwrite, pwritev=self._fail_pwritev)
         )
         self._patch.start()
 
@@ -62,6 +62,10 @@ class FailingCubeFiles:
     def _fail_pwrite(self, fd: int, data: memoryview, offset: int) -> int:
         self._check(f"/proc/self/fd/{fd}", "")
         return self._pwrite(fd, data, offset)
+
+    def _fail_pwritev(self, fd: int, buffers: list[memoryview], offset: int) -> int:
+        self._check(f"/proc/self/fd/{fd}", "")
+        return self._pwritev(fd, buffers, offset)
 
     def _check(self, link: str, name: str) -> None:
         path = os.path.relpath(os.path.join(os.readlink(link), name), self._files.folder).removesuffix("/")

@@ -25,6 +25,8 @@ EDGE: Final = 32
 """Of what is there before: eight cube files."""
 WRITTEN: Final = Box(Vec3(8, 8, 8), Vec3(28, 28, 28))
 """Over the borders of those, of cube files that do not exist yet, and of the bounding box."""
+LARGE_EDGE: Final = 160
+"""Of a box of 8 MB, over the borders of eight cube files."""
 REQUEST_ID: Final = "00000000-0000-4000-8000-000000000001"
 
 
@@ -102,6 +104,41 @@ class WriteAndFlush:
     def _write(client: Client, name: str) -> None:
         data = np.full(tuple(WRITTEN.size), 60000, "uint16")
         layer_of(client, name).mag("1").write(data, WRITTEN.offset, request_id=REQUEST_ID)
+
+
+@dataclass(frozen=True, slots=True)
+class WriteLarge:
+    """A write whose voxels have a side file, over what is there, then a flush to the files."""
+
+    def prepare(self, client: Client, name: str) -> None:
+        """See Change."""
+        layer = client.create_dataset(name, voxel_size=(1, 1, 1)).add_layer("l", category="color", dtype="uint16")
+        layer.add_mag("1", block_len=32, file_len=4)
+        self._write(client, name, 1, "00000000-0000-4000-8000-000000000002")
+        layer.mag("1").flush()
+
+    def act(self, client: Client, name: str) -> None:
+        """See Change."""
+        self._write(client, name, 2, REQUEST_ID)
+        layer_of(client, name).mag("1").flush()
+
+    def check(self, client: Client, name: str, *, acknowledged: bool) -> None:
+        """See Change."""
+        require((seen := self._read(client, name)) in ({1}, {2}), f"the box is torn: it has the values {seen}")
+        require(seen == {2} or not acknowledged, "the box is lost")
+        self._write(client, name, 2, REQUEST_ID)
+        require(self._read(client, name) == {2}, "a retry did not write the box")
+
+    @staticmethod
+    def _write(client: Client, name: str, value: int, request_id: str) -> None:
+        data = np.full((LARGE_EDGE, LARGE_EDGE, LARGE_EDGE), value, "uint16", order="F")
+        layer_of(client, name).mag("1").write(data, request_id=request_id)
+
+    @staticmethod
+    def _read(client: Client, name: str) -> set[int]:
+        """The values that there are."""
+        data = layer_of(client, name).mag("1").read((0, 0, 0), (LARGE_EDGE, LARGE_EDGE, LARGE_EDGE))
+        return {int(value) for value in np.unique(data)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,6 +449,7 @@ class Shrink:
 CHANGES: Final[Mapping[str, Change]] = {
     "write-raw": WriteAndFlush(compressed=False),
     "write-compressed": WriteAndFlush(compressed=True),
+    "write-large": WriteLarge(),
     "create": Create(),
     "create-dataset": CreateDataset(),
     "create-layer": CreateLayer(),

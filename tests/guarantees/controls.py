@@ -103,6 +103,13 @@ CONTROLS: Final = (
         "history",
     ),
     Control(
+        "a write without a task becomes visible before those that came before it",
+        "actors/commit.py",
+        "elif placed.before is None or placed.before.done():",
+        "elif True:",
+        "history",
+    ),
+    Control(
         "a condition on a revision is not looked at",
         "actors/mag.py",
         "self._history.require_unchanged(write.command.if_revision, write.command.box, self.name, point.revision)",
@@ -133,8 +140,8 @@ CONTROLS: Final = (
     Control(
         "a checkpoint forgets records before they are in the cube files",
         "actors/commit.py",
-        "old = await self._threads.run(journal.rotate, self._head(self._appended))",
-        "old = await self._threads.run(journal.rotate, self._head(self._appended)); "
+        "old = await self._threads.run(lambda: journal.rotate(make_head()))",
+        "old = await self._threads.run(lambda: journal.rotate(make_head())); "
         "await self._threads.run(journal.retire, old)",
         "compressed",
     ),

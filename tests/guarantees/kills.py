@@ -1,6 +1,6 @@
 """Rounds of: load a mag, kill its daemon at a random moment, start it again, and check what it promised.
 
-After each kill:
+Some daemons are killed once more while they recover. After each kill:
 
 1. The bounding box covers every acknowledged box, before anything else is asked of the daemon.
 2. A deep check finds no damage.
@@ -40,6 +40,7 @@ from magd_client import Durability, InvalidRequest, Reason
 from tests.guarantees.attempts import DTYPE, Attempt, GuaranteeBroken, Model, Voxels, check_order, within
 from tests.guarantees.neighbours import Neighbour
 from tests.guarantees.writers import (
+    FIRST_CALL_SECONDS,
     RECHUNKED_FILE_LEN,
     Conversion,
     Converter,
@@ -60,6 +61,10 @@ if TYPE_CHECKING:
 DATASET: Final = "killed"
 LAYER: Final = "values"
 BLOCK_LEN: Final = 8
+KILLED_AGAIN: Final = 0.3
+"""The share of daemons that are killed in their recovery."""
+KILLED_AT_WORK: Final = 0.9
+"""The share of daemons that have acknowledged something before they are killed."""
 OLD_RETRIES: Final = 6
 """Acknowledged writes that are sent again after each kill."""
 
@@ -101,6 +106,8 @@ class Figures:
     """What happened."""
 
     kills: int = 0
+    in_recoveries: int = 0
+    """Of the kills, those of a daemon that had been started after another, and took up its journals."""
     acknowledged: int = 0
     in_batches: int = 0
     """Of the acknowledged ones, those in batches of small boxes..."""
@@ -132,6 +139,9 @@ class KillTest:
     :param folder: an empty folder with a short path, for the root, the socket and the notes of the writers
     :param seed: draws boxes, durabilities and moments; how threads and processes interleave is not in its hands
     :param command: runs magd; another one for a daemon that is known to be broken
+
+    :ivar figures: what happened so far
+    :ivar rounds: that have begun
     """
 
     def __init__(
@@ -144,6 +154,7 @@ class KillTest:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.figures = Figures()
+        self.rounds = 0
         self._setting = setting
         self._random = random.Random(seed)
         self._folder = folder
@@ -176,11 +187,13 @@ class KillTest:
 
         :raises GuaranteeBroken: a promise was not kept
         """
-        if self._setting.conversions and self.figures.kills:
+        if self._setting.conversions and self.rounds:
             self._replace_mag()
         if self._setting.conversions:
             self._fill()
         attempts, neighbour = self._load_and_kill()
+        if self._random.random() < KILLED_AGAIN:
+            self._kill_in_recovery()
         self._daemon = self._start()
         with magd_client.connect(self._daemon.grpc) as client:
             self._check(client, attempts)
@@ -250,11 +263,12 @@ class KillTest:
             for number in range(setting.writers)
         ]
         flusher = Flusher(self._random.getrandbits(64), address, self._load, death)
-        prefix = f"beside-{self.figures.kills}"
+        prefix = f"beside-{self.rounds}"
+        self.rounds += 1
         neighbour = Neighbour(prefix, self._random.getrandbits(64), address, self._load, death)
         converter = Converter(address, self._load, death, self._conversion) if self._conversion else None
         loaders = [*writers, flusher, neighbour, *([converter] if converter else [])]
-        run_until_killed(loaders, death, lambda: self._wait(death, converter), self._daemon.kill)
+        run_until_killed(loaders, death, lambda: self._wait(death, writers, converter), self._daemon.kill)
 
         attempts = [attempt for writer in writers for attempt in writer.attempts]
         answered = sum(attempt.acknowledgement is not None for attempt in attempts)
@@ -272,9 +286,19 @@ class KillTest:
         self.figures.conversions_begun += converter is not None
         return attempts, neighbour
 
-    def _wait(self, death: Death, converter: Converter | None) -> None:
+    def _kill_in_recovery(self) -> None:
+        """The first flush has a daemon take up what the last one left, and bring it into the files."""
+        self._daemon, death = self._start(), Death()
+        flusher = Flusher(self._random.getrandbits(64), self._daemon.grpc, self._load, death)
+        run_until_killed([flusher], death, lambda: death.pause(self._random.uniform(0.0, 0.4)), self._daemon.kill)
+        self.figures.kills += 1
+        self.figures.in_recoveries += 1
+
+    def _wait(self, death: Death, writers: Sequence[Writer], converter: Converter | None) -> None:
         """Return at a random moment: of the load; of a conversion also shortly before its end, and after it."""
         seconds = self._setting.seconds
+        if self._random.random() < KILLED_AT_WORK:
+            self._random.choice(writers).has_begun.wait(FIRST_CALL_SECONDS)
         if converter is not None:
             event = self._random.choice([None, converter.copied, converter.ended])
             if event is not None:

@@ -38,7 +38,7 @@ def test_what_was_acknowledged_is_there_after_a_kill_and_the_rest_is_whole_or_ab
         test.finish()
     finally:
         test.kill()
-    assert test.figures.kills == rounds
+    assert test.figures.kills == rounds + test.figures.in_recoveries
     assert test.figures.unanswered == test.figures.recorded + test.figures.absent or durability == "none"
 
 

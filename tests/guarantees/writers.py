@@ -110,6 +110,8 @@ class Writer(Loader):
     def __init__(self, number: int, seed: int, address: str, load: Load, death: Death, folder: str) -> None:
         super().__init__(f"writer {number}", address, load, death)
         self.attempts: list[Attempt] = []
+        self.has_begun = threading.Event()
+        """Something was acknowledged."""
         self.batched = 0
         """Boxes in batches that were acknowledged."""
         self._random = random.Random(seed)
@@ -118,6 +120,7 @@ class Writer(Loader):
     def run(self) -> None:
         """Write until the daemon dies."""
         super().run()
+        self.has_begun.set()  # nobody should wait for what will not happen any more
         self._notes.close()
 
     def _act(self, client: Client) -> None:
@@ -130,6 +133,7 @@ class Writer(Loader):
             attempt = self._new_attempt(self._draw_box(), self._random.choice(self._load.durabilities))
             send(mag, attempt)
             self._notes.acknowledged(attempt)
+            self.has_begun.set()
 
     def _write_batch(self, mag: MagHandle) -> None:
         """Small boxes in few messages. Those that overlap take effect in the order of the calls."""

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-SERVER_ONLY = ["aiohttp", "grpc_health", "grpc_reflection", "lz4", "prometheus_client", "structlog", "xxhash"]
+SERVER_ONLY = ["aiohttp", "grpc_health", "grpc_reflection", "prometheus_client", "structlog", "xxhash"]
 
 
 def modules_after(program: str, *, without: list[str] | None = None) -> set[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-COMMANDS = [REPOSITORY / name for name in ("scripts/test", "scripts/lint", "scripts/proto", ".ci/run")]
+COMMANDS = [REPOSITORY / name for name in ("scripts/test", "scripts/bench", "scripts/lint", "scripts/proto", ".ci/run")]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda path: path.name)

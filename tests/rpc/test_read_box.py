@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from magd.errors import Busy, Reason
 from magd.geometry import Box
-from magd.rpc.admission import MAX_MESSAGE_BYTES, PART_BYTES, EdgeConfig
+from magd.rpc.admission import MAX_MESSAGE_BYTES, PART_BYTES, STREAM_BYTES, EdgeConfig
 from magd.v1.types_pb2 import (
     DATA_TYPE_UINT8,
     DATA_TYPE_UINT16,
@@ -147,7 +147,7 @@ async def test_a_client_that_vanishes_while_it_reads_gives_its_memory_back(read_
             await call.read()
         else:
             await until(storage.reached_gate.is_set)
-        assert storage.budget.used_bytes == 512 * 512 * 256
+        assert storage.budget.used_bytes == 512 * 512 * 256 + STREAM_BYTES
         call.cancel()
         await until(lambda: storage.budget.used_bytes == 0)
 

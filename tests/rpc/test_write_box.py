@@ -21,7 +21,7 @@ from magd.actors.types import Bounds
 from magd.errors import Busy, DataLoss, MagdError, NotAllowed, Reason
 from magd.geometry import Box
 from magd.rpc.addresses import UnixPath
-from magd.rpc.admission import EdgeConfig
+from magd.rpc.admission import STREAM_BYTES, EdgeConfig
 from magd.v1.types_pb2 import (
     DATA_TYPE_UINT8,
     DATA_TYPE_UINT16,
@@ -170,7 +170,7 @@ async def test_a_client_that_waits_for_the_grant_gets_it_before_it_sends_data() 
         call = volume_stub(channel).WriteBox()
         await call.write(header(size))
         await call.initial_metadata()
-        assert storage.budget.used_bytes == 256 * 256 * 64
+        assert storage.budget.used_bytes == 256 * 256 * 64 + STREAM_BYTES
         part = bytes(1 << 20)
         for _ in range(4):
             await call.write(WriteBoxRequest(data=part))

@@ -39,17 +39,22 @@ class SampleMag:
         return x, y, z
 
 
-def real_dataset() -> Path:
-    """The folder of the real dataset, below MAGD_TEST_DATA (default: ../shared/data). Never write there: copy
-    it.
+def find_real_dataset() -> Path | None:
+    """The folder of the real dataset, below MAGD_TEST_DATA (default: ../shared/data); None where there is none.
 
-    Skips the test where there is none.
+    Never write there: copy it.
     """
     repository = Path(__file__).parents[2]
     data = Path(os.environ.get("MAGD_TEST_DATA", repository.parent / "shared" / "data"))
     dataset = data / "l4_sample_dev"
-    if not (dataset / "datasource-properties.json").is_file():
-        pytest.skip(f"no real data: {dataset} has no datasource-properties.json (set MAGD_TEST_DATA)")
+    return dataset if (dataset / "datasource-properties.json").is_file() else None
+
+
+def real_dataset() -> Path:
+    """The folder of the real dataset, as `find_real_dataset`. Skips the test where there is none."""
+    dataset = find_real_dataset()
+    if dataset is None:
+        pytest.skip("no real data: no l4_sample_dev/datasource-properties.json (set MAGD_TEST_DATA)")
     return dataset
 
 

@@ -1,0 +1,104 @@
+"""The way over shared memory on one machine, beside `wkw` in this process.
+
+A client that reaches its daemon by a unix socket uses shared memory for large boxes by itself, where the daemon offers
+it. The same over the socket alone, from a daemon that offers none, stands beside it. `wkw` never syncs and has no
+journal.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+
+import magd_client
+from magd.v1 import maintenance_pb2, maintenance_pb2_grpc
+from scripts.benchmarks.measure import Durability, Goal, Probe, Results, Settings, Work, measured
+from scripts.benchmarks.volumes import BLOCK_LEN, random_voxels, wkw_dataset
+from tests.support.daemon import Daemon
+
+if TYPE_CHECKING:
+    from magd.voxels import VoxelArray
+
+GROUP: Final = "shared"
+SHARED: Final = "shared memory"
+
+
+def run(settings: Settings, results: Results) -> None:
+    """Measure writes, overwrites and reads."""
+    folder = settings.folder / GROUP
+    data = random_voxels(settings.edge)
+    base = Work(
+        group=GROUP,
+        name="",
+        by="magd",
+        box=f"{settings.edge}^3",
+        dtype="uint8",
+        size_bytes=data.nbytes,
+        block_len=BLOCK_LEN,
+        file_len=settings.file_len,
+    )
+    with ExitStack() as stack:
+
+        def start(name: str, *options: str) -> tuple[str, tuple[int, magd_client.Dataset]]:
+            root = folder / name
+            root.mkdir(parents=True)
+            address = f"unix:{settings.sockets}/{name}.sock"
+            daemon = stack.enter_context(Daemon(root, *options, "--log-level", "warning", grpc=address))
+            client = stack.enter_context(magd_client.connect(daemon.grpc))
+            return daemon.grpc, (daemon.pid, client.create_dataset("benchmark", voxel_size=(1.0, 1.0, 1.0)))
+
+        address, first = start("first")
+        limits = _limits(address)
+        is_offered = limits.shared_memory_bytes > 0
+        datasets = {SHARED if is_offered else "unix": first}
+        if is_offered:
+            _, datasets["unix"] = start("second", "--no-shared-memory")
+        for number in range(settings.rounds + 1):
+            with wkw_dataset(folder / f"wkw-{number}", "uint8", settings.file_len) as files:
+                _by_wkw(files, data, replace(base, by="wkw"), results)
+            for transport, (pid, dataset) in datasets.items():
+                layer = dataset.add_layer(f"color-{number}", category="color", dtype="uint8")
+                mag = layer.add_mag("1", block_len=BLOCK_LEN, file_len=settings.file_len)
+                _by_magd(mag, pid, data, replace(base, transport=transport), results)
+            if number == 0:
+                results.forget(GROUP)
+    for name, reach in (("write new", 0.8), ("read", 0.8), ("overwrite", 0.6)):
+        for end in ("",) if name == "read" else (", acknowledged", ", sustained"):
+            durability: Durability | None = None if name == "read" else "process"
+            ours = replace(base, name=name + end, transport=SHARED, durability=durability)
+            reached = results.times_as_fast(ours, replace(base, name=name, by="wkw")) if is_offered else None
+            what = f"{name} {base.box} over shared memory{', PROCESS' if durability else ''}{end}"
+            remark = "" if is_offered else "this daemon offers no shared memory"
+            results.goals.append(Goal("daemon", GROUP, what, "wkw in process", reach, reached, remark=remark))
+    results.compare_memory(GROUP, limits.budget_bytes)
+
+
+def _limits(address: str) -> maintenance_pb2.Limits:
+    with grpc.insecure_channel(address) as channel:
+        stub = maintenance_pb2_grpc.MaintenanceServiceStub(channel)
+        info: maintenance_pb2.GetServerInfoResponse = stub.GetServerInfo(maintenance_pb2.GetServerInfoRequest())
+        return info.limits
+
+
+def _by_wkw(files: Any, data: VoxelArray, work: Work, results: Results) -> None:
+    for name in ("write new", "overwrite"):
+        with measured(results, replace(work, name=name)):
+            files.write((0, 0, 0), data)
+    with measured(results, replace(work, name="read")):
+        files.read((0, 0, 0), data.shape)
+
+
+def _by_magd(mag: magd_client.MagHandle, pid: int, data: VoxelArray, work: Work, results: Results) -> None:
+    for name in ("write new", "overwrite"):
+        probe = Probe(pid)
+        mag.write(data, (0, 0, 0), durability="process")
+        acknowledged = probe.sample()
+        mag.flush()
+        of_write = replace(work, durability="process")
+        results.add(replace(of_write, name=f"{name}, acknowledged"), acknowledged)
+        results.add(replace(of_write, name=f"{name}, sustained"), probe.sample())
+    with measured(results, replace(work, name="read"), there=pid):
+        mag.read((0, 0, 0), data.shape)
