@@ -47,6 +47,8 @@ class Arrival:
     ) -> None:
         self.data: Final = voxels.empty(size)
         self.staging: Final = staging
+        if staging is not None:
+            staging.attach(self.data)
         self._bytes: Final = self.data.reshape(-1, order="F").view(np.uint8)
         self._threads: Final = threads
         self._lease: Final = lease

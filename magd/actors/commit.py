@@ -35,6 +35,7 @@ cube files that fails: the journal files stay. The actor ends, and the next one 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import uuid
 from collections import deque
@@ -59,7 +60,7 @@ from magd.journal.records import Head, Outcome, WriteRecord
 from magd.journal.space import require_space
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from magd.actors.budget import Lease
     from magd.actors.carrying import Carried
@@ -228,6 +229,7 @@ class CommitPoint:
             self.overlay,
             threads,
             lambda: self._files,
+            self._link,
             age_seconds=flush_seconds,
             on_applied=self._applied,
         )
@@ -473,6 +475,46 @@ class CommitPoint:
             if lease is not None:
                 lease.release()
         self._on_applied(entries)
+
+    async def _link(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Make the parts of records cube files, where nothing that was committed before is on its way there.
+
+        :return: the entries that are wholly in the cube files now
+        """
+        journal = self._journal
+        if journal is None:
+            return ()
+        in_parts = {
+            entry.number: entry
+            for entry in entries
+            if entry.number is not None and journal.has_parts(entry.number) and self._is_first(entry)
+        }
+        if not in_parts:
+            return ()
+        if max(in_parts) > journal.durable:
+            # When a part is a cube file there is no second copy of its voxels: they have to be on the disk before.
+            try:
+                await self._sync_journal()
+            except MagdError:
+                return ()
+        return await self._threads.run(self._link_parts, journal, in_parts)
+
+    def _is_first(self, entry: Entry) -> bool:
+        """Whether no entry before touches one of its cube files."""
+        around = entry.box.aligned_outward(self._files.header.cube_len)
+        return self.overlay.touching(around)[0] is entry
+
+    def _link_parts(self, journal: Journal, in_parts: Mapping[int, Entry]) -> Sequence[Entry]:
+        linked: list[Entry] = []
+        for number, paths in journal.link(in_parts.keys()).items():
+            entry = in_parts[number]
+            try:
+                if self._files.link(entry.box, [os.path.relpath(path, self._folder) for path in paths]):
+                    linked.append(entry)
+            except MagdError as error:
+                # It is tried again by writing the box.
+                log.warning("parts did not become cube files", mag=str(self._name), error=error.message)
+        return linked
 
     def _refuse_if_broken(self) -> None:
         if self.broken:

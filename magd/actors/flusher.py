@@ -3,10 +3,12 @@
 1. A commit wakes it. In a raw mag it begins at once. In a compressed one each cube file that is touched has to be
    rewritten, so it waits until the oldest entry has a certain age, that many writes share a rewrite; or until there is
    much to do, memory is short, or somebody asks.
-2. It applies the entries that are there, all in one go, in a thread: each cube file is written once, however many of
-   them touch it. Reads go on: they paint the entries over whatever the files hold meanwhile.
-3. It drops the entries that are in the files now; their memory is given back.
-4. An entry that cannot be applied (a damaged cube file, a full disk) stays, and with it later ones that overlap it:
+2. Large boxes over missing cube files are not written, if nothing is in the way: the files they arrived in become the
+   cube files.
+3. It applies the other entries that are there, all in one go, in a thread: each cube file is written once, however many
+   of them touch it. Reads go on: they paint the entries over whatever the files hold meanwhile.
+4. It drops the entries that are in the files now; their memory is given back.
+5. An entry that cannot be applied (a damaged cube file, a full disk) stays, and with it later ones that overlap it:
    they are committed, and reads see them. The others go on. It tries again after a while; until it succeeds, the mag
    says what is wrong.
 """
@@ -22,7 +24,7 @@ import structlog
 from magd.errors import MagdError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
     from magd.actors.threads import Threads
     from magd.cubes.mag_files import MagFiles
@@ -42,6 +44,7 @@ class Flusher:
 
     :param files: the files of the mag as they are now
     :param on_applied: called with entries that are in the files now and in the overlay no more
+    :param link: makes the files that entries arrived in cube files, and says which entries are in the cube files now
     :param age_seconds: how old an entry may get in a compressed mag
     """
 
@@ -51,6 +54,7 @@ class Flusher:
         overlay: Overlay,
         threads: Threads,
         files: Callable[[], MagFiles],
+        link: Callable[[Sequence[Entry]], Awaitable[Sequence[Entry]]],
         *,
         age_seconds: float,
         on_applied: Callable[[Sequence[Entry]], None],
@@ -59,6 +63,7 @@ class Flusher:
         self._overlay = overlay
         self._threads = threads
         self._files = files
+        self._link = link
         self._age_seconds = age_seconds
         self._on_applied = on_applied
         self._wanted = asyncio.Event()
@@ -108,11 +113,14 @@ class Flusher:
         """
         async with self._at_work:
             entries = self._overlay.all()
+            linked = await self._link(entries)
+            if linked:
+                self._drop(linked)
+                entries = tuple(entry for entry in entries if entry not in set(linked))
             if not entries:
                 return
             applied, error = await self._threads.run(self._apply, entries)
-            self._overlay.drop(applied)
-            self._on_applied(applied)
+            self._drop(applied)
             if error is None:
                 self.stuck = ""
                 return
@@ -126,6 +134,10 @@ class Flusher:
         """Inside the context nothing is brought into the files."""
         async with self._at_work:
             yield
+
+    def _drop(self, entries: Sequence[Entry]) -> None:
+        self._overlay.drop(entries)
+        self._on_applied(entries)
 
     async def _pause(self, seconds: float) -> None:
         try:

@@ -62,6 +62,7 @@ from magd.catalog.folders import sweep
 from magd.catalog.names import DatasetName, MagName, parse_resource
 from magd.errors import InvalidRequest, MagdError, Reason, Unavailable
 from magd.journal.journal_file import SIDE_BYTES
+from magd.journal.part_staging import PartStaging, can_become_cube_files
 from magd.journal.space import require_space
 from magd.journal.staging import Staging
 
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from magd.catalog.root import Root
     from magd.compression.pool import CompressionPool
     from magd.cubes.encode import CompressionLevel
+    from magd.cubes.header import Header
     from magd.geometry import Box, Vec3
     from magd.properties.file import Snapshot
     from magd.voxels import VoxelFormat
@@ -222,12 +224,13 @@ class Storage:
         staging = None
         if voxels.nbytes(box) > SIDE_BYTES:
             level = max(durability, self.config.min_durability)
-            folder = (await self._facts(name)).folder
+            facts = await self._facts(name)
             has_record = level > Durability.NONE and mask is Mask.ALL
             staging = await self._arrival_threads.run(
                 _begin_staging,
-                folder if has_record else None,
-                voxels.nbytes(box),
+                facts.folder if has_record else None,
+                facts.header,
+                box,
                 self.config.disk_reserve_bytes,
                 sync=level >= Durability.DISK,
             )
@@ -486,15 +489,19 @@ class Storage:
         return await self._threads.run(fingerprint_of, command)
 
 
-def _begin_staging(folder: str | None, size_bytes: int, reserve_bytes: int, *, sync: bool) -> Staging:
+def _begin_staging(folder: str | None, header: Header, box: Box, reserve_bytes: int, *, sync: bool) -> Staging:
     """Prepare for data that arrives; without a file if there is no space for it. It is not refused for that: it may be
     that of a write that was committed before.
 
     :param folder: of the mag; None: there will be no record
+    :param header: of the mag
     """
-    if folder is not None:
-        try:
-            require_space(folder, size_bytes, reserve_bytes)
-        except MagdError:
-            folder = None
+    if folder is None:
+        return Staging(None, sync=sync)
+    try:
+        require_space(folder, header.voxels.nbytes(box), reserve_bytes)
+    except MagdError:
+        return Staging(None, sync=sync)
+    if can_become_cube_files(folder, header, box):
+        return PartStaging(folder, box, header, sync=sync)
     return Staging(folder, sync=sync)

@@ -291,6 +291,34 @@ class MagFiles:
                 failed.update(number for number, _ in parts)
         return WrittenBoxes(_all_in_files([box for box, _ in writes], failed), first_error)
 
+    def link(self, box: Box, paths: Sequence[str]) -> bool:
+        """Make files the cube files under a box, in a raw mag. The names they have, they keep.
+
+        :param box: in voxels of the mag
+        :param paths: relative to the folder of the mag, of whole cube files that hold the box and nothing else, in
+            (z, y, x) order; they are on the disk
+        :return: False: there is a cube file already. Some of the others may be cube files now
+        :raises DiskFull, DataLoss, NotAllowed: as of `write`; some may be cube files now
+        """
+        for (index, _), path in zip(split_by_cube_file(box, self.header.cube_len), paths, strict=True):
+            with self._making:
+                handle = self._find(index, writable=True)
+                if handle is not None:
+                    handle.release()
+                    return False
+                target = cube_file_path(index)
+                parent = os.path.dirname(target)
+                self._folder.make_folders(parent)
+                try:
+                    with self._handles.replacing(index):
+                        self._folder.link(path, target)
+                        self._unsynced.add_folder(parent, has_new_entry=True)
+                        self._handles.replaced(index, self._folder.status(target))
+                except DataLoss as error:
+                    self._note_change(error)
+                    raise
+        return True
+
     def sync(self) -> None:
         """Bring what was written before this call to the disk: blocks, and the names of new files and folders.
 

@@ -171,6 +171,21 @@ class MagFolder:
         except OSError as error:
             raise from_os_error(error, self.full(target)) from error
 
+    def link(self, source: str, target: str) -> None:
+        """Give a file a second name that nothing has. The folder of the target is not synced.
+
+        :raises DiskFull, DataLoss, NotAllowed: it cannot be given, for example because there is a file of this name
+        """
+        source_folder, _, source_name = source.rpartition("/")
+        target_folder, _, target_name = target.rpartition("/")
+        try:
+            with self._folder(source_folder) as source_fd, self._folder(target_folder) as target_fd:
+                os.link(source_name, target_name, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
+        except MagdError:
+            raise
+        except OSError as error:
+            raise from_os_error(error, self.full(target)) from error
+
     def remove_temporary(self, relative: str) -> None:
         """Remove a temporary, if it can be: on a way out that has an error of its own to tell."""
         folder, _, name = relative.rpartition("/")

@@ -1,12 +1,12 @@
-"""The bytes of a journal file, version 1.
+"""The bytes of a journal file, version 2.
 
 A journal file is a sequence of records without gaps. The first is its HEAD, all others are WRITEs. A record is a
 header of 64 bytes, its meta, and its data. Little-endian:
 
     [0:8]    magic, ab 4d 41 47 44 4a 0d 0a
-    [8:10]   version of the format, 1
+    [8:10]   version of the format, 1 or 2
     [10]     kind: 1 HEAD, 2 WRITE
-    [11]     1 if the data is in a side file instead of here, else 0
+    [11]     where the data is: 0 here, 1 in a side file, 2 in parts (see `parts`; not in version 1)
     [12:16]  bytes of the meta
     [16:24]  epoch of the mag; the same in all records of a file
     [24:32]  number of the record; rises by one from record to record, over all journal files of the mag
@@ -55,7 +55,8 @@ from magd.voxels import VOXEL_DTYPES, VoxelFormat
 
 HEADER_BYTES: Final = 64
 MAGIC: Final = b"\xabMAGDJ\r\n"
-VERSION: Final = 1
+VERSION: Final = 2
+"""Of what is written. Of version 1 everything can be read too."""
 MAX_WRITE_META_BYTES: Final = 1 << 16
 MAX_HEAD_META_BYTES: Final = 1 << 28
 
@@ -67,6 +68,14 @@ _MAX_COUNT: Final = 2**62
 
 Ranges: TypeAlias = tuple[tuple[int, int], ...]
 """Numbers of records: first and last of each range, rising."""
+
+
+class Place(IntEnum):
+    """Where the data of a record is."""
+
+    HERE = 0
+    SIDE_FILE = 1
+    PARTS = 2
 
 
 class Kind(IntEnum):
@@ -88,7 +97,7 @@ class RecordHeader:
     """What the first 56 bytes of a record say."""
 
     kind: Kind
-    in_side_file: bool
+    place: Place
     meta_bytes: int
     epoch: int
     number: int
@@ -162,7 +171,7 @@ def encode_head(start: FileStart) -> bytes:
     }
     text = _to_json(meta)
     header = RecordHeader(
-        Kind.HEAD, False, len(text), head.revision.epoch, start.number, start.durable, 0, checksum_of(b"")
+        Kind.HEAD, Place.HERE, len(text), head.revision.epoch, start.number, start.durable, 0, checksum_of(b"")
     )
     return _encode(header, text, salt=0)
 
@@ -175,9 +184,9 @@ def encode_write(
     durable: int,
     data_bytes: int,
     data_checksum: int,
-    in_side_file: bool,
+    place: Place,
 ) -> bytes:
-    """Header and meta of a write; its data follows them, or is in a side file.
+    """Header and meta of a write; its data follows them, or is where `place` says.
 
     :param start: the HEAD of the file
     :raises InvalidRequest: the request id is too long
@@ -198,7 +207,7 @@ def encode_write(
             metadata={"field": "request_id", "value": record.request_id[:64]},
         )
     epoch = start.head.revision.epoch
-    header = RecordHeader(Kind.WRITE, in_side_file, len(text), epoch, number, durable, data_bytes, data_checksum)
+    header = RecordHeader(Kind.WRITE, place, len(text), epoch, number, durable, data_bytes, data_checksum)
     return _encode(header, text, salt=start.salt)
 
 
@@ -214,7 +223,7 @@ def _encode(header: RecordHeader, meta: bytes, *, salt: int) -> bytes:
         MAGIC,
         VERSION,
         header.kind,
-        header.in_side_file,
+        header.place,
         header.meta_bytes,
         header.epoch,
         header.number,
@@ -232,16 +241,16 @@ def parse_header(data: bytes) -> RecordHeader | Invalid:
     """Read the 64 bytes at the start of a record. Whether the checksum fits is only known with the meta."""
     if len(data) < HEADER_BYTES:
         return Invalid(f"it ends after {len(data)} of the {HEADER_BYTES} bytes of a header")
-    magic, version, kind, in_side_file, meta_bytes, epoch, number, durable, data_bytes, data_checksum = (
-        _HEADER.unpack_from(data)
+    magic, version, kind, place, meta_bytes, epoch, number, durable, data_bytes, data_checksum = _HEADER.unpack_from(
+        data
     )
     if magic != MAGIC:
         return Invalid("no record starts here")
-    if version != VERSION:
+    if version not in (1, VERSION):
         return Invalid(f"version {version} of the format is not known")
-    if kind not in Kind.__members__.values() or in_side_file not in (0, 1):
-        return Invalid(f"a record of kind {kind} with the flag {in_side_file} is not known")
-    if kind == Kind.HEAD and (in_side_file or data_bytes):
+    if kind not in Kind.__members__.values() or place not in ((0, 1) if version == 1 else (0, 1, 2)):
+        return Invalid(f"a record of kind {kind} with data at {place} is not known")
+    if kind == Kind.HEAD and (place or data_bytes):
         return Invalid("a HEAD has no data")
     if meta_bytes > (MAX_HEAD_META_BYTES if kind == Kind.HEAD else MAX_WRITE_META_BYTES):
         return Invalid(f"{meta_bytes} bytes of meta are too many")
@@ -249,7 +258,7 @@ def parse_header(data: bytes) -> RecordHeader | Invalid:
         return Invalid(f"epoch {epoch} or number {number} cannot have been reached")
     if durable >= number:
         return Invalid(f"record {number} cannot know that record {durable} is durable")
-    return RecordHeader(Kind(kind), bool(in_side_file), meta_bytes, epoch, number, durable, data_bytes, data_checksum)
+    return RecordHeader(Kind(kind), Place(place), meta_bytes, epoch, number, durable, data_bytes, data_checksum)
 
 
 def parse_head(header: RecordHeader, data: bytes) -> FileStart | Invalid:

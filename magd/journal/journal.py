@@ -12,13 +12,15 @@ A mag's life with it:
    brought into the cube files, and those are synced if the writes were promised to be on the disk; `retire` removes
    the files. One after the other, oldest first: a crash between may leave newer ones without older ones, whose writes
    are then applied again in order, and never the other way round.
+   Before that, parts of large records can become the cube files themselves: `link` allows it, once the records are on
+   the disk (see `parts`).
 5. After a sync that failed the journal is broken: it takes no records. `rewrite` writes everything that is not known
    to be on the disk into a new file, whose HEAD declares the first attempts void. If that fails too, it can be tried
    again later.
 6. `rotate` with a closed HEAD, `retire` and `close` end it.
 
-One thread at a time may call `append`, `rotate` and `rewrite`. `sync`, `retire` and the properties may be used by
-others meanwhile.
+One thread at a time may call `append`, `rotate` and `rewrite`. `sync`, `link`, `retire` and the properties may be
+used by others meanwhile.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from magd.errors import MagdError, NotAllowed, Reason, Unavailable, from_os_erro
 from magd.geometry import BoundingBox
 from magd.journal.format import FileStart
 from magd.journal.journal_file import JournalFile, unknown
-from magd.journal.places import journal_folder, journal_path
+from magd.journal.places import journal_folder, journal_path, linked_path
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -83,6 +85,8 @@ class Journal:
         self._last_number = current.start.number + count
         self._durable = self._last_number
         self._not_durable: deque[StoredWrite] = deque()
+        self._in_parts: dict[int, StoredWrite] = {}
+        """By number. Neither removed, nor written again."""
         self._broken = ""
         self._is_closed = False
 
@@ -179,7 +183,43 @@ class Journal:
         with self._changing:
             self._last_number = number
             self._not_durable.append(stored)
+            if stored.parts:
+                self._in_parts[number] = stored
         return number
+
+    def has_parts(self, number: int) -> bool:
+        """Whether the data of a record that `append` returned the number of could become cube files."""
+        with self._changing:
+            return number in self._in_parts
+
+    def link(self, numbers: Collection[int]) -> dict[int, tuple[str, ...]]:
+        """Allow the parts of records to become cube files, as far as the records are on the disk. When this returns
+        that is on the disk too.
+
+        :return: by number, the paths of the parts, in the order of `parts.parts_of`. Records that are missing are to
+            be written into the cube files
+        """
+        with self._syncing:
+            with self._changing:
+                found = {
+                    number: stored.parts
+                    for number in numbers
+                    if number <= self._durable and (stored := self._in_parts.get(number)) is not None
+                }
+            if not found or self.broken:
+                return {}
+            try:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+                for number in found:
+                    os.close(os.open(linked_path(self._folder, number), flags, 0o666))
+            except OSError:
+                return {}  # a mark on parts that were not changed does no harm
+            try:
+                fsync_folder(self._folder)
+            except OSError as error:
+                self._break(unknown(from_os_error(error, self._folder)))
+                return {}
+            return found
 
     def sync(self) -> int:
         """Bring every record to the disk whose `append` returned before this call.
@@ -243,6 +283,7 @@ class Journal:
             with self._changing:
                 durable, last = self._durable, self._last_number
                 stored = [write for write in self._not_durable if write.number not in without]
+                self._in_parts = {number: write for number, write in self._in_parts.items() if number <= durable}
             records = (in_memory.get(write.number) or write.read() for write in stored)
             void = ((durable + 1, last),) if durable < last else ()
             try:
@@ -334,6 +375,7 @@ class Journal:
             self._old.remove(old)
             while self._not_durable and self._not_durable[0].path == old.path:
                 self._not_durable.popleft()
+            self._in_parts = {number: write for number, write in self._in_parts.items() if write.path != old.path}
             oldest = self._old[0].number if self._old else self._current.start.number
             is_certain = self._old[0].is_certain if self._old else True
         try:

@@ -8,14 +8,15 @@ Made:
 
 Appended to:
 
-1. Data above `SIDE_BYTES` goes to a side file: one that it was written to while it arrived, or a new one.
+1. Data above `SIDE_BYTES` goes to a side file: one that it was written to while it arrived, or a new one. Or it has
+   become parts while it arrived (see `parts`).
 2. Header, meta and other data are written behind the last record.
 3. If that fails, the file is cut back to where it ended, and that is synced, so that the record cannot appear after
    a crash. If that fails too, nobody knows what will be found: the file is broken.
 
-Synced: the side files, the folder with their names, then the file itself. So a record is never on the disk for sure
-before its data is. A sync that failed is not repeated (the kernel has forgotten the pages it could not write, a
-second try would succeed and mean nothing): the file is broken.
+Synced: the side files and parts, the folder with their names, then the file itself. So a record is never on the disk
+for sure before its data is. A sync that failed is not repeated (the kernel has forgotten the pages it could not write,
+a second try would succeed and mean nothing): the file is broken.
 
 A file that is broken takes no more records. Its descriptors stay open until it is closed.
 """
@@ -32,12 +33,14 @@ from magd.errors import DataLoss, MagdError, Reason, Unavailable, from_os_error
 from magd.journal.exact_write import write_all
 from magd.journal.format import (
     FileStart,
+    Place,
     checksum_of,
     encode_head,
     encode_write,
     voxel_bytes,
 )
-from magd.journal.places import journal_path, new_journal_path, side_path
+from magd.journal.parts import header_of
+from magd.journal.places import journal_path, linked_path, new_journal_path, part_path, side_path
 from magd.journal.records import WriteRecord, facts_of
 from magd.journal.scan import StoredWrite
 
@@ -49,7 +52,7 @@ if TYPE_CHECKING:
 SIDE_BYTES: Final = 4 << 20
 """Data of more bytes than this goes to a side file."""
 MAX_UNSYNCED_SIDE_FILES: Final = 64
-"""Each keeps a descriptor open until it is synced."""
+"""Each keeps a descriptor open until it is synced; parts count as well."""
 
 
 class JournalFile:
@@ -62,7 +65,7 @@ class JournalFile:
         self.path: Final = path
         self.start: Final = start
         self.side_paths: Final[list[str]] = []
-        """Of all its records."""
+        """Of all its records: side files, parts, and the marks that parts are linked."""
         self._fd: Final = fd
         self._folder: Final = folder
         self._end = 0
@@ -123,42 +126,46 @@ class JournalFile:
         """
         voxels = self.start.head.format.voxels
         data = voxel_bytes(record, voxels)
-        in_side_file = len(data) > SIDE_BYTES
         if staged is not None and staged.size_bytes != len(data):
             raise ValueError(f"{staged.size_bytes} bytes of data arrived for a record of {len(data)}")
         checksum = checksum_of(data) if staged is None else staged.checksum
-        front = encode_write(
-            record,
-            self.start,
-            number=number,
-            durable=durable,
-            data_bytes=len(data),
-            data_checksum=checksum,
-            in_side_file=in_side_file,
-        )
-        side = self._make_side(data, number, staged) if in_side_file else None
+        place, sides = self._make_sides(data, number, staged) if len(data) > SIDE_BYTES else (Place.HERE, [])
         try:
-            self._append([memoryview(front)] if side else [memoryview(front), data])
+            front = encode_write(
+                record,
+                self.start,
+                number=number,
+                durable=durable,
+                data_bytes=len(data),
+                data_checksum=checksum,
+                place=place,
+            )
+            self._append([memoryview(front)] if sides else [memoryview(front), data])
         except BaseException:
-            if side is not None:
+            for side in sides:
                 side.remove()
             raise
-        if side is not None:
-            self.side_paths.append(side.path)
+        parts: tuple[str, ...] = ()
+        if sides:
+            self.side_paths.extend(side.path for side in sides)
             self._side_bytes += len(data)
+        if place is Place.PARTS:
+            parts = tuple(side.path for side in sides)
+            self.side_paths.append(linked_path(self._folder, number))
         with self._changing:
             self._is_dirty = True
-            if side is not None:
-                self._unsynced_sides.append(side)
+            self._unsynced_sides += sides
         return StoredWrite(
             **facts_of(record),
             number=number,
             durable=durable,
             path=self.path,
-            data_path=self.path if side is None else side.path,
-            data_offset=self._end - len(data) if side is None else 0,
+            data_path=sides[0].path if place is Place.SIDE_FILE else self.path,
+            data_offset=0 if sides else self._end - len(data),
             data_checksum=checksum,
             voxels=voxels,
+            parts=parts,
+            header=header_of(self.start.head.format) if parts else None,
         )
 
     def sync(self) -> None:
@@ -219,14 +226,21 @@ class JournalFile:
             except OSError:
                 pass
 
-    def _make_side(self, data: memoryview, number: int, staged: Staging | None) -> _Side:
+    def _make_sides(self, data: memoryview, number: int, staged: Staging | None) -> tuple[Place, list[_Side]]:
         with self._changing:
             is_full = len(self._unsynced_sides) >= MAX_UNSYNCED_SIDE_FILES
         if is_full:
             self.sync()
-        path = side_path(self._folder, number)
-        fd = None if staged is None else staged.adopt(path)
-        return _Side(path, fd) if fd is not None else _written_side(path, data)
+        if staged is not None and staged.header is not None:
+            if staged.header != header_of(self.start.head.format):
+                staged.discard()  # the mag has other cube files by now
+            place, paths = Place.PARTS, [part_path(self._folder, number, part) for part in range(staged.count)]
+        else:
+            place, paths = Place.SIDE_FILE, [side_path(self._folder, number)]
+        fds = None if staged is None else staged.adopt(paths)
+        if fds is not None:
+            return place, [_Side(path, fd) for path, fd in zip(paths, fds, strict=True)]
+        return Place.SIDE_FILE, [_written_side(side_path(self._folder, number), data)]
 
     def _append(self, buffers: list[memoryview]) -> None:
         try:

@@ -3,6 +3,8 @@
     <mag>/.magd/journal/<sequence>.journal        one journal file
     <mag>/.magd/journal/<sequence>.journal.new    one that is being made
     <mag>/.magd/journal/<number>.side             the data of the record with this number, where it is large
+    <mag>/.magd/journal/<number>.part<n>          part n of the data of this record, which can become a cube file
+    <mag>/.magd/journal/<number>.linked           the mark that the parts of this record may be cube files by now
     <mag>/.magd/journal/<drawn>.staged            data that arrives, and has no record yet
 
 Sequences and numbers only rise; none is used for a second file. The folder lies inside the mag's, so that rename,
@@ -20,7 +22,9 @@ MAGD_FOLDER: Final = ".magd"
 
 _JOURNAL_FOLDER: Final = "journal"
 _DIGITS: Final = 16
-_FILE: Final = re.compile(r"([0-9]{16}|[1-9][0-9]{16,19})\.(journal|journal\.new|side|staged)", re.ASCII)
+_FILE: Final = re.compile(
+    r"([0-9]{16}|[1-9][0-9]{16,19})\.(journal|journal\.new|side|part[0-7]|linked|staged)", re.ASCII
+)
 _BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 
 
@@ -44,6 +48,19 @@ def side_path(folder: str, number: int) -> str:
     return os.path.join(folder, f"{number:0{_DIGITS}d}.side")
 
 
+def part_path(folder: str, number: int, part: int) -> str:
+    """A part of the data of the record with this number.
+
+    :param part: from 0 to 7
+    """
+    return os.path.join(folder, f"{number:0{_DIGITS}d}.part{part}")
+
+
+def linked_path(folder: str, number: int) -> str:
+    """The mark of the record with this number."""
+    return os.path.join(folder, f"{number:0{_DIGITS}d}.linked")
+
+
 def staged_path(folder: str, drawn: int) -> str:
     """A file for data that arrives.
 
@@ -55,8 +72,7 @@ def staged_path(folder: str, drawn: int) -> str:
 def parse_name(name: str) -> tuple[str, int] | None:
     """What a name in the folder stands for.
 
-    :return: `journal`, `journal.new`, `side` or `staged`, and its sequence or number; None if it is none of the
-        journal's
+    :return: what stands behind its point, and its sequence or number; None if it is none of the journal's
     """
     match = _FILE.fullmatch(name)
     return None if match is None else (match[2], int(match[1]))

@@ -23,23 +23,27 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from magd.errors import DataLoss, os_errors_of
+from magd.journal.parts import MAX_PARTS
 from magd.journal.places import (
     boot_id,
     journal_folder,
     journal_path,
+    linked_path,
     new_journal_path,
     parse_name,
+    part_path,
     side_path,
     staged_path,
 )
 from magd.journal.scan import scan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from magd.journal.format import FileStart, Ranges
     from magd.journal.records import FileFormat, Head
@@ -55,7 +59,7 @@ class StoredFile:
     number: int
     """Of its HEAD."""
     side_paths: tuple[str, ...]
-    """Of the side files that its records name."""
+    """Of the side files and parts that its records name, and of the marks that parts are linked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +104,7 @@ def recover(mag_folder: str, format: FileFormat) -> Recovery:  # noqa: A002  # w
     declared_void = [numbers for file in files for numbers in file.start.void]
     writes = [write for file in files for write in file.writes if not _contains(declared_void, write.number)]
     found_numbers = [number for file in files for number in file.numbers]
-    side_numbers = [number for kind, number in names if kind == "side"]
+    side_numbers = [number for kind, number in names if kind not in ("journal", "journal.new", "staged")]
     next_number = max((0, *found_numbers, *(last for _, last in declared_void), *side_numbers)) + 1
 
     first_number, last_number = (found_numbers[0], found_numbers[-1]) if files else (next_number, 0)
@@ -165,7 +169,14 @@ class _SoundFile:
 
     @property
     def side_paths(self) -> tuple[str, ...]:
-        return tuple(write.data_path for write in self.writes if write.is_in_side_file)
+        return tuple(
+            path
+            for write in self.writes
+            for path in (
+                *((write.data_path,) if write.is_in_side_file else ()),
+                *((*write.parts, write.linked_path) if write.parts else ()),
+            )
+        )
 
 
 def _list(folder: str) -> list[tuple[str, int]]:
@@ -243,10 +254,12 @@ def _merge(newest: _SoundFile, writes: Iterable[StoredWrite]) -> Head:
     return replace(head, revision=revision, unsaved_box=unsaved_box, outcomes=tuple(outcomes.values()))
 
 
-_PATHS: Final = {
+_PATHS: Final[dict[str, Callable[[str, int], str]]] = {
     "journal": journal_path,
     "journal.new": new_journal_path,
     "side": side_path,
+    "linked": linked_path,
+    **{f"part{part}": partial(part_path, part=part) for part in range(MAX_PARTS)},
     "staged": staged_path,
 }
 

@@ -27,19 +27,22 @@ from magd.journal.format import (
     MAGIC,
     FileStart,
     Invalid,
+    Place,
     RecordHeader,
     checksum_of,
     parse_head,
     parse_header,
     parse_write,
 )
-from magd.journal.places import side_path
+from magd.journal.parts import MAX_PARTS, header_of, parts_of, read_layers
+from magd.journal.places import linked_path, part_path, side_path
 from magd.journal.records import WriteFacts, WriteRecord, facts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from magd.voxels import VoxelFormat
+    from magd.cubes.header import Header
+    from magd.voxels import VoxelArray, VoxelFormat
 
 _PIECE_BYTES: Final = 1 << 20
 
@@ -54,10 +57,14 @@ class StoredWrite(WriteFacts):
     path: str
     """Of the journal file."""
     data_path: str
-    """Of the file with the voxels: the journal file or a side file."""
+    """Of the file with the voxels: the journal file or a side file; the journal file if they are in parts."""
     data_offset: int
     data_checksum: int
     voxels: VoxelFormat
+    parts: tuple[str, ...] = ()
+    """Paths of the parts with the voxels; empty if they are elsewhere."""
+    header: Header | None = None
+    """What the parts are like."""
 
     @property
     def data_bytes(self) -> int:
@@ -74,16 +81,60 @@ class StoredWrite(WriteFacts):
 
         :raises DataLoss: they are not what was written any more, or cannot be read
         """
+        if self.parts:
+            return self._read_parts()
         data = self.voxels.empty(self.box.size)
         buffer = data.reshape(-1, order="F").view("uint8").data
         with _Reader(self.data_path) as reader:
             count = reader.read_into(buffer, self.data_offset)
         if count < len(buffer) or checksum_of(buffer) != self.data_checksum:
-            raise DataLoss(
-                f"{self.data_path} is damaged: the voxels of record {self.number} are not those that were written",
-                metadata={"file": self.data_path},
-            )
+            raise self._damaged(self.data_path)
         return WriteRecord(**facts_of(self), data=data)
+
+    @property
+    def linked_path(self) -> str:
+        """Of the mark that parts may be cube files by now, and hold newer voxels."""
+        return linked_path(os.path.dirname(self.path), self.number)
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether it has parts that may be cube files by now. It was on the disk before they could."""
+        return bool(self.parts) and os.path.lexists(self.linked_path)
+
+    def checksum_of_parts(self) -> int | None:
+        """The checksum of the voxels in the parts; None if it says nothing any more.
+
+        :raises FileNotFoundError: one is missing
+        :raises DataLoss: one cannot be read, or is not what a part is
+        """
+        if self.is_linked and all(os.path.lexists(path) for path in self.parts):
+            return None
+        digest = xxhash.xxh3_64()
+        for layers in self._layers():
+            digest.update(layers.reshape(-1, order="F").view("uint8").data)
+        return digest.intdigest()
+
+    def _read_parts(self) -> WriteRecord:
+        data = self.voxels.empty(self.box.size)
+        z = 0
+        for layers in self._layers():
+            end = z + layers.shape[3]
+            data[..., z:end] = layers
+            z = end
+        buffer = data.reshape(-1, order="F").view("uint8").data
+        if not self.is_linked and checksum_of(buffer) != self.data_checksum:
+            raise self._damaged(self.parts[0])
+        return WriteRecord(**facts_of(self), data=data)
+
+    def _layers(self) -> Iterator[VoxelArray]:
+        assert self.header is not None, "it is there with the parts"
+        return read_layers(self.parts, self.box, self.header)
+
+    def _damaged(self, path: str) -> DataLoss:
+        return DataLoss(
+            f"{path} is damaged: the voxels of record {self.number} are not those that were written",
+            metadata={"file": path},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +158,9 @@ class FileScan:
 
     @property
     def durable(self) -> int:
-        """The highest number that a record of the file says to be on the disk."""
-        return max((found.durable for found in (self.start, *self.writes) if found is not None), default=0)
+        """The highest number that a record of the file, or its mark, says to be on the disk."""
+        declared = max((found.durable for found in (self.start, *self.writes) if found is not None), default=0)
+        return max((declared, *(write.number for write in self.writes if write.is_linked)))
 
 
 def scan(path: str) -> FileScan:
@@ -150,20 +202,33 @@ def _records(reader: _Reader, start: FileStart, offset: int) -> Iterator[StoredW
             continue
         header, facts = found
         end = offset + HEADER_BYTES + header.meta_bytes
+        in_side_file, in_parts = header.place is Place.SIDE_FILE, header.place is Place.PARTS
+        cubes = header_of(start.head.format) if in_parts else None
+        if in_parts and cubes is None:
+            yield Damage(offset, "its data is in parts, and the cube files are not raw")
+            offset = end
+            continue
+        count = len(parts_of(facts.box, cubes)) if cubes is not None else 0
+        if count > MAX_PARTS:
+            yield Damage(offset, f"its data is in parts, and its box touches more than {MAX_PARTS} cube files")
+            offset = end
+            continue
         write = StoredWrite(
             **facts_of(facts),
             number=header.number,
             durable=header.durable,
             path=reader.path,
-            data_path=side_path(folder, header.number) if header.in_side_file else reader.path,
-            data_offset=0 if header.in_side_file else end,
+            data_path=side_path(folder, header.number) if in_side_file else reader.path,
+            data_offset=0 if in_side_file else end,
             data_checksum=header.data_checksum,
             voxels=start.head.format.voxels,
+            parts=tuple(part_path(folder, header.number, part) for part in range(count)),
+            header=cubes,
         )
         why = _check_data(reader, write)
         yield write if why is None else Damage(offset, why)
         # The header is sound, so the record is as long as it says.
-        offset = end if header.in_side_file else end + header.data_bytes
+        offset = end if in_side_file or in_parts else end + header.data_bytes
 
 
 def _parse_at(reader: _Reader, start: FileStart, offset: int) -> tuple[RecordHeader, WriteFacts] | Invalid:
@@ -190,6 +255,16 @@ def _find_record(reader: _Reader, start: FileStart, offset: int) -> int:
 
 def _check_data(reader: _Reader, write: StoredWrite) -> str | None:
     """What is wrong with the voxels of a write, or None."""
+    if write.parts:
+        try:
+            checksum = write.checksum_of_parts()
+        except FileNotFoundError:
+            return "one of its parts is missing"
+        except DataLoss as error:
+            if "errno" in error.metadata:
+                raise
+            return error.message
+        return None if checksum in (None, write.data_checksum) else "the checksum of its data does not fit"
     if not write.is_in_side_file:
         return reader.problem_of_data(write, reader.size - write.data_offset)
     try:

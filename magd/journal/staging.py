@@ -18,13 +18,20 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import xxhash
 
 from magd.atomic import unlink_if_there
+from magd.errors import MagdError
 from magd.journal.exact_write import write_all
 from magd.journal.places import journal_folder, staged_path
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from magd.cubes.header import Header
+    from magd.voxels import VoxelArray
 
 SYNC_BYTES: Final = 16 << 20
 """What is written at least between two syncs."""
@@ -37,76 +44,112 @@ class Staging:
 
     :param mag_folder: of the mag; None: only the checksum is wanted
     :param sync: bring it to the disk as it comes
+    :param count: of files
 
     :ivar size_bytes: taken so far
     :ivar is_handed_over: whether it is for the mag's actor to discard it, and not any more for who receives the data
     """
 
-    def __init__(self, mag_folder: str | None, *, sync: bool) -> None:
+    def __init__(self, mag_folder: str | None, *, sync: bool, count: int = 1) -> None:
         self.size_bytes = 0
         self.is_handed_over = False
         self._digest: Final = xxhash.xxh3_64()
         self._sync: Final = sync
         self._unsynced_bytes = 0
-        self._path = ""
-        self._fd: int | None = None
+        self._paths: list[str] = []
+        self._fds: list[int] = []
         if mag_folder is not None:
-            self._open(journal_folder(mag_folder))
+            self._open(journal_folder(mag_folder), count)
 
     @property
     def checksum(self) -> int:
         """Of what was taken so far, as in a record."""
         return self._digest.intdigest()
 
+    @property
+    def header(self) -> Header | None:
+        """What the cube files are like that its files are parts for; None if it has a side file."""
+        return None
+
+    def attach(self, data: VoxelArray) -> None:
+        """Say where the data comes together. To be called before the first `take`.
+
+        :param data: (c, x, y, z), Fortran order: `take` is given its bytes, piece after piece, once they are set
+        """
+
+    @property
+    def count(self) -> int:
+        """How many files there are; 0 if they were given up, adopted or discarded."""
+        return len(self._fds)
+
     def take(self, data: memoryview) -> None:
         """Take the next bytes."""
-        if self._fd is not None:
+        if self._fds:
             try:
-                write_all(self._fd, [data], self.size_bytes)
+                self._write(data)
                 self._unsynced_bytes += len(data)
                 if self._sync and self._unsynced_bytes >= SYNC_BYTES and _MAY_SYNC.acquire(blocking=False):
                     try:
-                        os.fdatasync(self._fd)
+                        for fd in self._fds:
+                            os.fdatasync(fd)
                     finally:
                         _MAY_SYNC.release()
                     self._unsynced_bytes = 0
-            except OSError:
+            except (OSError, MagdError):
                 self.discard()
         self._digest.update(data)
         self.size_bytes += len(data)
 
-    def adopt(self, path: str) -> int | None:
-        """Give the file another name in the same folder. Whoever calls this has to see to the file from now on.
+    def adopt(self, paths: Sequence[str]) -> list[int] | None:
+        """Give the files other names in the same folder. Whoever calls this has to see to the files from now on.
 
-        :return: the descriptor it was written with; None: there is no file, or the folder it was made in is not there
-            any more
+        :return: the descriptors they were written with; None: there are no files, or the folder they were made in is
+            not there any more
         """
-        if self._fd is None:
+        if not self._fds:
             return None
         try:
-            os.rename(self._path, path)
+            for number, path in enumerate(paths):
+                os.rename(self._paths[number], path)
+                self._paths[number] = path
         except OSError:
             self.discard()
             return None
-        fd, self._fd = self._fd, None
-        return fd
+        fds, self._fds = self._fds, []
+        return fds
 
     def discard(self) -> None:
-        """Remove the file, unless it was adopted. What cannot be removed now is removed by the next start."""
-        fd, self._fd = self._fd, None
-        if fd is not None:
+        """Remove the files, unless they were adopted. What cannot be removed now is removed by the next start."""
+        fds, self._fds = self._fds, []
+        for fd in fds:
             os.close(fd)
+        for path in self._paths if fds else []:
             try:
-                unlink_if_there(self._path)
+                unlink_if_there(path)
             except OSError:
                 pass
 
-    def _open(self, folder: str) -> None:
+    def _open(self, folder: str, count: int) -> None:
         try:
             for path in (os.path.dirname(folder), folder):
                 if not os.path.isdir(path):
                     os.mkdir(path)
-            self._path = staged_path(folder, secrets.randbelow(10**16))
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        except OSError:
-            pass
+            for _ in range(count):
+                self._paths.append(staged_path(folder, secrets.randbelow(10**16)))
+                self._fds.append(os.open(self._paths[-1], os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+            self._prepare()
+        except (OSError, MagdError):
+            self.discard()
+
+    def _prepare(self) -> None:
+        """Write what is in the files before any data.
+
+        :raises OSError, MagdError: it could not be written
+        """
+
+    def _write(self, data: memoryview) -> None:
+        """Write the next bytes.
+
+        :raises OSError, MagdError: some of it may have been written
+        """
+        write_all(self._fds[0], [data], self.size_bytes)

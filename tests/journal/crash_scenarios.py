@@ -1,14 +1,15 @@
 """Random lives of a mag with a journal, crashes at any point of them, and what must hold afterwards.
 
 The mag is a row of voxels. A write fills a range of it with its own index, so that a voxel says which write it is
-from. Beside the real journal on a recorded disk goes a model: what was appended, what is known to be on the disk,
-what the cube files hold in the page cache and for sure.
+from. On the recorded disk are the real journal and cube files, which are written here. Beside them goes a model: what
+was appended, and what is known to be on the disk.
 
 After a crash anywhere in the log the journal is recovered and checked:
 
 1. Recovery reports no damage.
-2. The writes that come back are whole, were appended, come once, in the order of their records; none whose append was
-   refused, and none that the model says were retired for good.
+2. The writes that come back are whole (those whose parts are cube files may have newer voxels), were appended, come
+   once, in the order of their records; none whose append was refused, and none that the model says were retired for
+   good.
 3. Applied to what the cube files hold, no voxel is older than the last write it must have: after a kill, the last
    that was appended; after a power loss, the last that was known to be on the disk.
 4. Those writes have their outcomes, and the bounding box covers them; no outcome says DISK of a write that is lost.
@@ -23,25 +24,41 @@ import random
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from magd.acknowledgement import Durability, Revision
+from magd.atomic import fsync_folder
+from magd.cubes import raw
+from magd.cubes.block_copy import rows_of
+from magd.cubes.cube_file import OpenCubeFile
+from magd.cubes.layout import split_by_cube_file
 from magd.errors import MagdError, Reason, Unavailable
-from magd.geometry import BoundingBox, Box
+from magd.geometry import BoundingBox, Box, Vec3
 from magd.journal import journal_file, staging
 from magd.journal.journal import Journal, OldFiles
+from magd.journal.part_staging import PartStaging
+from magd.journal.parts import copy_of, header_of
 from magd.journal.records import FileFormat, Head, Outcome, WriteRecord
 from magd.journal.recovery import Recovery, recover
+from magd.journal.scan import StoredWrite
 from magd.journal.staging import Staging
 from magd.voxels import VoxelFormat
 from tests.journal.recorded_disk import Event, RecordedDisk, after_kill, after_power_loss
 
-ROW = 200
-SIDE_BYTES = 1500
-FORMAT = FileFormat(VoxelFormat.of("uint64", 2), 32, 32, 1)
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from magd.voxels import VoxelArray
+
+ROW = 800
+REGION = 200
+"""Writes lie in one quarter of the row or another, so that cube files are missing for some time, and writes overlap."""
+SIDE_BYTES = 500
+FORMAT = FileFormat(VoxelFormat.of("uint64", 2), 8, 2, 1)
+CUBE_LEN = 16
 _MEMORY = "/dev/shm"
 """What is lost is simulated, so the files themselves need no disk."""
 _CALLS_FOR_FOLDERS = 6
@@ -66,10 +83,6 @@ class Model:
     """On the disk: as a record; or in cube files that were synced, and no older record can come back over it."""
     retired: set[int] = field(default_factory=set)
     """Can come back no more."""
-    cached: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(ROW, np.int64))
-    """The cube files as the running machine sees them."""
-    synced: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(ROW, np.int64))
-    """The cube files for sure."""
 
     def copy(self) -> Model:
         return Model(
@@ -79,13 +92,82 @@ class Model:
             set(self.refused),
             set(self.durable),
             set(self.retired),
-            self.cached.copy(),
-            self.synced.copy(),
         )
 
 
 def index_of(record: Any) -> int:
     return int(record.request_id)
+
+
+class CubeFiles:
+    """The cube files of the row: what `MagFiles` does, with calls that are recorded."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.dirty: set[str] = set()
+        header = header_of(FORMAT)
+        assert header is not None
+        self.header = header
+
+    def path(self, index: int) -> str:
+        return os.path.join(self.root, f"{index}.wkw")
+
+    def write(self, box: Box, data: VoxelArray) -> None:
+        """Write a box in place, into files that are made where they are missing."""
+        rows = rows_of(data)
+        for index, part in split_by_cube_file(box, CUBE_LEN):
+            path = self.path(index.x)
+            if not os.path.exists(path):
+                temporary = os.path.join(self.root, "tmp")
+                fd = os.open(temporary, os.O_RDWR | os.O_CREAT)
+                try:
+                    raw.write_empty_file(fd, self.header, temporary)
+                    os.fdatasync(fd)
+                    os.rename(temporary, path)
+                finally:
+                    os.close(fd)
+            self.dirty.add(path)
+            with OpenCubeFile.of(os.open(path, os.O_RDWR), path, self.header) as file:
+                raw.write_blocks(file, copy_of(part, box, rows, self.header))
+
+    def link(self, box: Box, paths: Sequence[str]) -> bool:
+        """Make parts cube files.
+
+        :return: False: the box has to be written
+        """
+        targets = [self.path(index.x) for index, _ in split_by_cube_file(box, CUBE_LEN)]
+        try:
+            for source, target in zip(paths, targets, strict=True):
+                os.link(source, target)
+        except OSError:
+            return False
+        return True
+
+    def sync(self) -> None:
+        """Bring everything to the disk. If it fails nobody may go on."""
+        for path in sorted(self.dirty):
+            fd = os.open(path, os.O_RDWR)
+            try:
+                os.fdatasync(fd)
+            finally:
+                os.close(fd)
+        self.dirty.clear()
+        fsync_folder(self.root)
+
+
+def row_of(root: str) -> np.ndarray[Any, Any]:
+    """What the cube files hold."""
+    files = CubeFiles(root)
+    row = np.zeros(ROW, np.int64)
+    for index in range(-(-ROW // CUBE_LEN)):
+        path = files.path(index)
+        if os.path.exists(path):
+            part = Box.between(Vec3(index * CUBE_LEN, 0, 0), Vec3(min((index + 1) * CUBE_LEN, ROW), 1, 1))
+            data = FORMAT.voxels.empty(part.size)
+            with OpenCubeFile.of(os.open(path, os.O_RDONLY), path, files.header) as file:
+                raw.read_blocks(file, copy_of(part, part, rows_of(data), files.header))
+            row[part.offset.x : part.end.x] = data[0, :, 0, 0]
+    return row
 
 
 class Life:
@@ -100,7 +182,15 @@ class Life:
         self.rng = rng
         self.fault_chance = fault_chance
         self.journal: Journal | None = None
+        self.files = CubeFiles(disk.root)
+        self.is_over = False
+        """A sync of the cube files failed: somebody else has to go on."""
         self.in_memory: dict[int, WriteRecord] = {}
+        self.to_apply: list[tuple[int | None, WriteRecord | StoredWrite]] = []
+        """In order; with the numbers of those that were appended in this life."""
+        self.recovered: set[int] = set()
+        """Indices of writes that were recovered, and whose journal files are there still."""
+        self.linked = 0
         self.outcomes: dict[str, Outcome] = {}
         self.unsaved = BoundingBox.empty()
         self.epoch = 0
@@ -128,13 +218,16 @@ class Life:
             if not self._begin():
                 return
             for _ in range(actions):
+                if self.is_over:
+                    break
                 self._maybe_fail(len(self.disk.calls))
                 self._act()
             self.disk.faults.clear()
 
     def _maybe_fail(self, first: int) -> None:
         if self.rng.random() < self.fault_chance:
-            number = first + self.rng.randrange(6)
+            # Those of a box that arrives in parts are many.
+            number = first + self.rng.randrange(self.rng.choice((6, 6, 60)))
             self.disk.faults[number] = self.rng.choice(_FAULTS)
             if self.rng.random() < 0.3:
                 self.disk.faults[number + 1] = errno.EIO
@@ -159,11 +252,12 @@ class Life:
             return False
         finally:
             self.disk.faults.clear()
-        known = [write for write in recovery.writes if write.number <= recovery.durable]
+        known = {index_of(write) for write in recovery.writes if write.number <= recovery.durable}
         again = [write for write in recovery.writes if write.number > recovery.durable]
-        self.in_memory = {write.number: write.read() for write in known}
-        self.in_memory |= {number: write.read() for number, write in enumerate(again, recovery.next_number + 1)}
+        self.in_memory = {number: write.read() for number, write in enumerate(again, recovery.next_number + 1)}
+        self.to_apply = [(None, write) for write in recovery.writes]
         come_back = {index_of(write) for write in recovery.writes}
+        self.recovered = known
         self.model.durable |= come_back
         self.model.appended |= come_back
         self.model.retired |= self.model.maybe - come_back
@@ -174,6 +268,49 @@ class Life:
             self._end_checkpoint()
         return True
 
+    def _flush(self) -> bool:
+        """Bring what was appended into the cube files, in order.
+
+        :return: whether all of it got there
+        """
+        assert self.journal is not None
+        while self.to_apply:
+            number, write = self.to_apply[0]
+            is_done = False
+            if number is not None and self.journal.has_parts(number) and not self.journal.broken:
+                self._sync_before_link(number)
+                paths = self.journal.link([number]).get(number)
+                is_done = paths is not None and self.files.link(write.box, paths)
+                self.linked += is_done
+            if not is_done:
+                try:
+                    record = write.read() if isinstance(write, StoredWrite) else write
+                    self.files.write(record.box, record.data)
+                except (OSError, MagdError):
+                    self.note()
+                    return False
+            self.to_apply.pop(0)
+            self.note()
+        return True
+
+    def _sync_before_link(self, number: int) -> None:
+        assert self.journal is not None
+        if number > self.journal.durable:
+            self._sync()
+
+    def _write_unjournaled(self) -> None:
+        """A write that nothing is promised of."""
+        if not self._flush():
+            return
+        record = self._draw()
+        self.model.retired.add(index_of(record))
+        self.note()
+        try:
+            self.files.write(record.box, record.data)
+        except (OSError, MagdError):
+            pass
+        self.note()
+
     def _act(self) -> None:
         journal = self.journal
         assert journal is not None
@@ -181,8 +318,12 @@ class Life:
             self._rewrite()
             return
         action = self.rng.random()
-        if action < 0.62:
+        if action < 0.5:
             self._append()
+        elif action < 0.59:
+            self._flush()
+        elif action < 0.62:
+            self._write_unjournaled()
         elif action < 0.84:
             self._sync()
         elif action < 0.94:
@@ -190,11 +331,11 @@ class Life:
         else:
             self._end_checkpoint()
 
-    def _append(self) -> None:
-        assert self.journal is not None
+    def _draw(self) -> WriteRecord:
         index = len(self.model.writes) + 1
-        size = self.rng.choice((1, 3, 40, 60, 120))
-        box = Box.of((self.rng.randrange(ROW - size), 0, 0), (size, 1, 1))
+        size = self.rng.choice((1, 3, 40, 60, 100))
+        start = self.rng.randrange(ROW // REGION) * REGION + self.rng.randrange(REGION - size)
+        box = Box.of((start, 0, 0), (size, 1, 1))
         data = FORMAT.voxels.empty(box.size)
         data[0], data[1] = index, self.rng.getrandbits(63)
         record = WriteRecord(
@@ -208,6 +349,12 @@ class Life:
             data=data,
         )
         self.model.writes[index] = record
+        return record
+
+    def _append(self) -> None:
+        assert self.journal is not None
+        record = self._draw()
+        index = index_of(record)
         self.model.maybe.add(index)
         self.note()
         try:
@@ -223,20 +370,26 @@ class Life:
             self.model.maybe.discard(index)
             self.model.appended.add(index)
             self.in_memory[number] = record
+            self.to_apply.append((number, record))
             self.outcomes[record.request_id] = record.outcome
             self.unsaved = self.unsaved.union(record.extension)
         self.note()
 
     def _stage(self, record: WriteRecord) -> Staging | None:
         """Have the data arrive piece by piece; also that of a write that does not come to its end."""
-        while (chance := self.rng.random()) < 0.5:
-            staging = Staging(self.disk.root, sync=self.rng.random() < 0.5)
+        while (chance := self.rng.random()) < 0.7:
+            sync = self.rng.random() < 0.5
+            staging = Staging(self.disk.root, sync=sync)
+            if record.data.nbytes > SIDE_BYTES and self.rng.random() < 0.8:
+                staging.discard()
+                staging = PartStaging(self.disk.root, record.box, self.files.header, sync=sync)
+                staging.attach(record.data)
             data = record.data.reshape(-1, order="F").data.cast("B")
             size = self.rng.randrange(1, len(data) + 1)
             for start in range(0, len(data), size):
                 staging.take(data[start : start + size])
                 self.note()
-            if chance < 0.4:
+            if chance < 0.6:
                 return staging
             staging.discard()
             self.note()
@@ -279,32 +432,29 @@ class Life:
             self._end_checkpoint()
 
     def _end_checkpoint(self) -> None:
-        """Bring what old files hold into the cube files, and to the disk if a write of it is promised to be there;
-        then remove them."""
+        """Bring what old files hold into the cube files, and to the disk; then remove them."""
         if self.checkpoint is None:
             return
         assert self.journal is not None
         old, last = self.checkpoint
-        records = [self.in_memory[number] for number in sorted(self.in_memory) if number <= last]
-        indices = {index_of(record) for record in records}
-        for record in records:
-            self.model.cached[record.box.offset.x : record.box.end.x] = index_of(record)
-        self.note()
-        is_promised = any(record.durability is Durability.DISK for record in records) or indices & self.model.durable
-        if is_promised or self.rng.random() < 0.5:
-            self.model.synced[:] = self.model.cached
+        indices = self.recovered | {index_of(record) for number, record in self.in_memory.items() if number <= last}
+        if not self._flush():
+            return
+        try:
+            self.files.sync()
+        except OSError:
+            self.is_over = True
             self.note()
+            return
+        self.note()
         try:
             self.journal.retire(old)
         except MagdError:
-            # Some may be gone.
-            self.model.synced[:] = self.model.cached
-            self.note()
             return
         self.checkpoint = None
+        self.recovered = set()
         self.model.retired |= indices
-        if np.array_equal(self.model.synced, self.model.cached):
-            self.model.durable |= indices
+        self.model.durable |= indices
         self.in_memory = {number: record for number, record in self.in_memory.items() if number > last}
         self.note()
 
@@ -316,6 +466,8 @@ class Tally:
     lives: int = 0
     kills: int = 0
     power_losses: int = 0
+    linked: int = 0
+    """Writes whose parts became cube files."""
 
 
 def check(recovery: Recovery, model: Model, base: np.ndarray[Any, Any], required: set[int]) -> None:
@@ -330,14 +482,14 @@ def check(recovery: Recovery, model: Model, base: np.ndarray[Any, Any], required
     for stored in recovery.writes:
         record = stored.read()
         index = index_of(record)
-        if index not in model.writes or not np.array_equal(record.data, model.writes[index].data):
+        if index not in model.writes or not _is_whole(stored, record, model):
             raise Violated(f"write {index} is not what was appended")
         if index in model.refused or index in model.retired or index <= last:
             raise Violated(f"write {index} must not come here, after {last}")
         if outcomes.get(str(index)) != model.writes[index].outcome:
             raise Violated(f"write {index} has no outcome")
         last = index
-        row[record.box.offset.x : record.box.end.x] = index
+        row[record.box.offset.x : record.box.end.x] = record.data[0, :, 0, 0]
     needed = np.zeros(ROW, np.int64)
     for index in sorted(required):
         box = model.writes[index].box
@@ -358,6 +510,17 @@ def check(recovery: Recovery, model: Model, base: np.ndarray[Any, Any], required
         is_there = (row[box.offset.x : box.end.x] >= index).all()
         if outcome.acknowledgement.durability is Durability.DISK and not is_there:
             raise Violated(f"write {index} has the outcome DISK and is lost")
+
+
+def _is_whole(stored: StoredWrite, record: WriteRecord, model: Model) -> bool:
+    """Whether voxels are those that were appended; where they may be those of a cube file, or newer."""
+    index, written = index_of(record), model.writes[index_of(record)]
+    if not stored.is_linked:
+        return np.array_equal(record.data, written.data)
+    if record.box != written.box:
+        return False
+    own = record.data[0] == index
+    return bool((record.data[0] >= index).all()) and np.array_equal(record.data[:, own], written.data[:, own])
 
 
 def run_scenario(
@@ -388,6 +551,7 @@ def run_scenario(
                 life.run(actions)
                 life.end()
                 tally.lives += 1
+                tally.linked += life.linked
             ends = [rng.randrange(first, len(disk.log) + 1) for _ in range(states)]
             try:
                 for at, end in enumerate(ends):
@@ -409,15 +573,13 @@ def _crash(disk: RecordedDisk, end: int, into: Path, rng: random.Random, tally: 
     if rng.random() < 0.3:
         tally.kills += 1
         after_kill(disk, end, into, rng)
-        base = model.cached
         required = model.appended
     else:
         tally.power_losses += 1
         after_power_loss(disk, end, into, rng, rng.choice((0.0, 0.1, 0.5, 0.9, 1.0)))
-        base = np.where(rng.getrandbits(1), model.cached, model.synced)
         required = model.durable
     recovery = recover(str(into), FORMAT)
-    check(recovery, model, base, required)
+    check(recovery, model, row_of(str(into)), required)
 
     # What the next life starts with: this is on the disk for sure, and nothing else is.
     come_back = {index_of(write) for write in recovery.writes}
@@ -425,6 +587,4 @@ def _crash(disk: RecordedDisk, end: int, into: Path, rng: random.Random, tally: 
     model.maybe.clear()
     model.appended = required | come_back
     model.durable = required | come_back
-    model.cached = base.copy()
-    model.synced = base.copy()
     return model

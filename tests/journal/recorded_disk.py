@@ -117,13 +117,18 @@ class RecordedDisk:
         self.log.clear()
         self._fds.clear()
         self._names.clear()
+        known: dict[int, Inode] = {}
         for parent, folders, files in os.walk(folder):
             self.log += [Name(os.path.join(parent, name), None, is_folder=True) for name in folders]
             for name in files:
                 path = os.path.join(parent, name)
-                inode = self._names[path] = Inode()
-                with open(path, "rb") as file:
-                    self.log += [Write(inode, 0, file.read()), Sync(inode), Name(path, inode)]
+                number = os.stat(path).st_ino
+                if number not in known:
+                    known[number] = Inode()
+                    with open(path, "rb") as file:
+                        self.log += [Write(known[number], 0, file.read()), Sync(known[number])]
+                inode = self._names[path] = known[number]
+                self.log.append(Name(path, inode))
             self.log.append(SyncFolder(parent))
 
     def _fails(self, name: str) -> int | None:
@@ -156,16 +161,19 @@ class RecordedDisk:
         def record_pwritev(fd: int, buffers: Any, offset: int, *flags: Any) -> int:
             inode = self._fds.get(fd)
             if not isinstance(inode, Inode):
-                return real(fd, buffers, offset, *flags)  # type: ignore[no-any-return]
+                return all_real["pwritev"](fd, buffers, offset, *flags)  # type: ignore[no-any-return]
             code = self._fails("pwritev")
             data = b"".join(bytes(buffer) for buffer in buffers)
             if code is not None and code != errno.EIO:
                 data = data[: len(data) // 2 or 1]
-            real(fd, [data], offset)
+            all_real["pwritev"](fd, [data], offset)
             self.log.append(Write(inode, offset, data))
             if code:
                 raise fail(code)
             return len(data)
+
+        def record_pwrite(fd: int, data: Any, offset: int) -> int:
+            return record_pwritev(fd, [data], offset)
 
         def record_ftruncate(fd: int, size: int) -> None:
             inode = self._fds.get(fd)
@@ -198,6 +206,16 @@ class RecordedDisk:
             inode = self._names[target] = self._names.pop(source)
             self.log.append(Name(target, inode, before=source))
 
+        def record_link(source: str, target: str) -> None:
+            if not is_below(source):
+                real(source, target)
+                return
+            if code := self._fails("link"):
+                raise fail(code)
+            real(source, target)
+            inode = self._names[target] = self._names[source]
+            self.log.append(Name(target, inode))
+
         def record_unlink(path: str) -> None:
             if not is_below(path):
                 real(path)
@@ -222,6 +240,8 @@ class RecordedDisk:
         recorders: dict[str, Callable[..., Any]] = {
             "open": record_open,
             "pwritev": record_pwritev,
+            "pwrite": record_pwrite,
+            "link": record_link,
             "ftruncate": record_ftruncate,
             "fdatasync": record_sync,
             "fsync": record_sync,
@@ -233,7 +253,19 @@ class RecordedDisk:
         return recorders[name]
 
 
-_RECORDED = ("open", "pwritev", "ftruncate", "fdatasync", "fsync", "rename", "unlink", "mkdir", "close")
+_RECORDED = (
+    "open",
+    "pwritev",
+    "pwrite",
+    "link",
+    "ftruncate",
+    "fdatasync",
+    "fsync",
+    "rename",
+    "unlink",
+    "mkdir",
+    "close",
+)
 
 
 def after_kill(disk: RecordedDisk, end: int, into: Path, rng: random.Random) -> None:
@@ -248,8 +280,8 @@ def after_kill(disk: RecordedDisk, end: int, into: Path, rng: random.Random) -> 
         match done:
             case Write(inode, offset, data):
                 _put(contents.setdefault(inode, bytearray()), offset, data)
-            case Cut(inode, size):
-                del contents.setdefault(inode, bytearray())[size:]
+            case Cut(inode):
+                _apply(contents.setdefault(inode, bytearray()), done)
             case Name():
                 _rename(names, done)
             case _:
@@ -320,6 +352,7 @@ def after_power_loss(disk: RecordedDisk, end: int, into: Path, rng: random.Rando
 def _apply(content: bytearray, change: Write | Cut) -> None:
     if isinstance(change, Cut):
         del content[change.size :]
+        content.extend(bytes(change.size - len(content)))
     else:
         _put(content, change.offset, change.data)
 
@@ -364,6 +397,7 @@ def _rename(names: dict[str, Inode | None], name: Name) -> None:
 
 def _build(root: str, into: Path, names: dict[str, Inode | None], contents: dict[Inode, bytearray]) -> None:
     into.mkdir()
+    made: dict[Inode, str] = {}
     for path in sorted(names):
         target = os.path.join(into, os.path.relpath(path, root))
         if not os.path.isdir(os.path.dirname(target)):
@@ -371,6 +405,9 @@ def _build(root: str, into: Path, names: dict[str, Inode | None], contents: dict
         inode = names[path]
         if inode is None:
             os.mkdir(target)
+        elif inode in made:
+            os.link(made[inode], target)
         else:
+            made[inode] = target
             with open(target, "wb") as file:
                 file.write(contents.get(inode, b""))

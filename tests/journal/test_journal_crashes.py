@@ -15,14 +15,14 @@ import pytest
 
 from magd.errors import DataLoss
 from magd.journal import format as record_format
-from magd.journal import journal_file, places, recovery
+from magd.journal import journal, journal_file, places, recovery
 from magd.journal.journal import Journal
 from magd.journal.journal_file import JournalFile
 from magd.journal.staging import Staging
-from tests.journal.crash_scenarios import Violated, run_scenario
+from tests.journal.crash_scenarios import Life, Violated, run_scenario
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from magd.journal.journal import OldFiles
     from magd.journal.records import Head
@@ -34,10 +34,12 @@ SCENARIOS = int(os.environ.get("MAGD_JOURNAL_SCENARIOS", "30"))
 
 @pytest.mark.timeout(0)
 def test_no_crash_breaks_a_promise_with_and_without_failing_calls() -> None:
-    crashes = 0
+    crashes = linked = 0
     for seed in range(SCENARIOS):
         tally = run_scenario(seed, fault_chance=0.15 if seed % 3 else 0.0)
         crashes += tally.kills + tally.power_losses
+        linked += tally.linked
+    assert linked
     assert crashes == SCENARIOS * 3 * 40
 
 
@@ -131,10 +133,39 @@ def _with_a_staged_file_that_could_not_be_synced(patch: pytest.MonkeyPatch) -> N
     real = Staging.discard
 
     def discard(self: Staging) -> None:
-        if not isinstance(sys.exception(), OSError):
+        if not isinstance(sys.exception(), OSError) or not self.size_bytes:
             real(self)
 
     patch.setattr(Staging, "discard", discard)
+
+
+def _without_marks_of_linked_parts(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(journal, "linked_path", lambda folder, number: os.devnull)
+
+
+def _with_marks_that_are_not_synced(patch: pytest.MonkeyPatch) -> None:
+    real = Journal.link
+
+    def link(self: Journal, numbers: Collection[int]) -> dict[int, tuple[str, ...]]:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(journal, "fsync_folder", lambda path: None)
+            return real(self, numbers)
+
+    patch.setattr(Journal, "link", link)
+
+
+def _with_parts_linked_before_they_are_synced(patch: pytest.MonkeyPatch) -> None:
+    real = Journal.link
+
+    def link(self: Journal, numbers: Collection[int]) -> dict[int, tuple[str, ...]]:
+        durable, self._durable = self._durable, self._last_number
+        try:
+            return real(self, numbers)
+        finally:
+            self._durable = durable
+
+    patch.setattr(Journal, "link", link)
+    patch.setattr(Life, "_sync_before_link", lambda self, number: None)
 
 
 @pytest.mark.parametrize(
@@ -153,6 +184,9 @@ def _with_a_staged_file_that_could_not_be_synced(patch: pytest.MonkeyPatch) -> N
         _with_a_second_sync_after_one_that_failed,
         _without_outcomes_of_records,
         _with_a_staged_file_that_could_not_be_synced,
+        _without_marks_of_linked_parts,
+        _with_marks_that_are_not_synced,
+        _with_parts_linked_before_they_are_synced,
     ],
     ids=lambda control: control.__name__.strip("_").replace("_", " "),
 )

@@ -23,6 +23,7 @@ from magd.journal.format import (
     MAGIC,
     FileStart,
     Invalid,
+    Place,
     RecordHeader,
     encode_head,
     encode_write,
@@ -116,7 +117,7 @@ def encode(facts: WriteFacts, start: FileStart, number: int = 2, durable: int = 
         durable=durable,
         data_bytes=start.head.format.voxels.nbytes(facts.box),
         data_checksum=5,
-        in_side_file=False,
+        place=Place.HERE,
     )
 
 
@@ -217,10 +218,10 @@ def test_meta_that_is_no_json_is_no_record(meta: bytes) -> None:
 @pytest.mark.parametrize(
     ("offset", "layout", "value"),
     [
-        (8, "<H", 2),
+        (8, "<H", 3),
         (10, "<B", 0),
         (10, "<B", 3),
-        (11, "<B", 2),
+        (11, "<B", 3),
         (12, "<I", 2**32 - 1),
         (32, "<Q", 2),
         (40, "<Q", 2**63),
@@ -336,7 +337,7 @@ def test_a_copy_of_a_record_in_voxels_is_not_taken_for_one(tmp_path: Path) -> No
         durable=8,
         data_bytes=4,
         data_checksum=xxhash.xxh3_64_intdigest(b"BBBB"),
-        in_side_file=False,
+        place=Place.HERE,
     )
     copy = front + b"BBBB"
     real = make_write(1, box=Box.of((0, 0, 0), (len(copy), 1, 1)), voxels=voxels)

@@ -121,7 +121,7 @@ def test_when_the_file_fails_the_data_is_written_from_memory(
         staged = Staging(str(tmp_path), sync=True)
         arrive(staged, record)
         if call == "rename":
-            assert staged.adopt(str(tmp_path / "side")) is None
+            assert staged.adopt([str(tmp_path / "side")]) is None
     assert calls >= 1
     journal = Journal.begin(str(tmp_path), recover(str(tmp_path), FORMAT), make_head(2))
     journal.append(make_write(1, epoch=2, box=LARGE), staged)

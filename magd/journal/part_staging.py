@@ -1,0 +1,90 @@
+"""The data of one large write, on its way into files that can become cube files while it arrives: see `parts`.
+
+As `staging`, but that the voxels are brought into blocks: whenever layers of blocks along z are complete, they are
+written. What arrives comes in the order of the box, with z slowest.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from magd.cubes import raw
+from magd.cubes.block_copy import rows_of
+from magd.cubes.cube_file import OpenCubeFile
+from magd.cubes.layout import cube_file_path
+from magd.geometry import Box, Vec3
+from magd.journal.parts import MAX_PARTS, copy_of, parts_of
+from magd.journal.staging import Staging
+
+if TYPE_CHECKING:
+    from magd.cubes.block_copy import Rows
+    from magd.cubes.header import Header
+    from magd.voxels import VoxelArray
+
+
+class PartStaging(Staging):
+    """The checksum of data, and as long as nothing goes wrong its parts.
+
+    :param box: in voxels of the mag
+    :param header: of the mag, which is raw
+    """
+
+    def __init__(self, mag_folder: str, box: Box, header: Header, *, sync: bool) -> None:
+        self._box: Final = box
+        self._header: Final = header
+        self._rows: Rows | None = None
+        self._layer_bytes: Final = header.voxels.nbytes(box) // box.size.z
+        self._parts: Final = parts_of(box, header)
+        self._files: Final[list[OpenCubeFile]] = []
+        self._written_z = box.offset.z
+        super().__init__(mag_folder, sync=sync, count=len(self._parts))
+
+    @property
+    def header(self) -> Header | None:
+        """What the cube files are like that its files are parts for."""
+        return self._header
+
+    def attach(self, data: VoxelArray) -> None:
+        """Say where the data comes together."""
+        self._rows = rows_of(data)
+
+    def _prepare(self) -> None:
+        for fd, path in zip(self._fds, self._paths, strict=True):
+            raw.write_empty_file(fd, self._header, path)
+            self._files.append(OpenCubeFile(fd, path, self._header.of_cube_file(), os.fstat(fd)))
+
+    def _write(self, data: memoryview) -> None:
+        """Write the layers of blocks that are complete with these bytes.
+
+        :raises OSError, MagdError: some of it may have been written
+        """
+        box, length, rows = self._box, self._header.block_len, self._rows
+        assert rows is not None, "attached"
+        end_z = box.offset.z + (self.size_bytes + len(data)) // self._layer_bytes
+        if end_z < box.end.z:
+            end_z -= end_z % length
+        if end_z <= self._written_z:
+            return
+        start = Vec3(box.offset.x, box.offset.y, self._written_z)
+        layers = Box(start, Vec3(box.size.x, box.size.y, end_z - self._written_z))
+        for file, (_, part) in zip(self._files, self._parts, strict=True):
+            common = part.intersection(layers)
+            if not common.is_empty:
+                raw.write_blocks(file, copy_of(common, box, rows, self._header))
+        self._written_z = end_z
+
+
+def can_become_cube_files(mag_folder: str, header: Header, box: Box) -> bool:
+    """Whether it is worth while to bring a box into parts. Not more than a guess: whether they become cube files is
+    found out when the flusher comes to the box.
+
+    :param header: of the mag
+    :param box: in voxels of the mag
+    """
+    if header.block_type.is_compressed:
+        return False
+    parts = parts_of(box, header)
+    return len(parts) <= MAX_PARTS and not any(
+        os.path.lexists(os.path.join(mag_folder, cube_file_path(index))) for index, _ in parts
+    )

@@ -1,0 +1,139 @@
+"""Records whose data is in files that can become cube files."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from magd.errors import DataLoss
+from magd.geometry import Box
+from magd.journal import format as record_format
+from magd.journal import journal_file
+from magd.journal.journal import Journal
+from magd.journal.part_staging import PartStaging, can_become_cube_files
+from magd.journal.parts import header_of
+from magd.journal.places import journal_folder, linked_path
+from magd.journal.records import FileFormat, WriteRecord
+from magd.journal.recovery import recover
+from tests.journal.journal_data import VOXELS, make_head, make_write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FORMAT = FileFormat(VOXELS, block_len=8, file_len=2, block_type=1)
+BOX = Box.of((3, 5, 7), (20, 21, 11))
+
+
+@pytest.fixture(autouse=True)
+def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_file, "SIDE_BYTES", 1000)
+
+
+def appended(folder: Path, *, bytes_at_a_time: int = 777) -> tuple[Journal, WriteRecord, int]:
+    """A journal with one record in parts."""
+    journal = Journal.begin(str(folder), recover(str(folder), FORMAT), make_head(format=FORMAT))
+    record = make_write(1, box=BOX)
+    header = header_of(FORMAT)
+    assert header is not None
+    staging = PartStaging(str(folder), BOX, header, sync=True)
+    staging.attach(record.data)
+    data = record.data.reshape(-1, order="F").view(np.uint8).data
+    for start in range(0, len(data), bytes_at_a_time):
+        staging.take(data[start : start + bytes_at_a_time])
+    return journal, record, journal.append(record, staging)
+
+
+@pytest.mark.parametrize("bytes_at_a_time", [1, 777, 5000, 1 << 20])
+def test_the_voxels_of_a_record_come_back_from_its_parts(tmp_path: Path, bytes_at_a_time: int) -> None:
+    journal, record, number = appended(tmp_path, bytes_at_a_time=bytes_at_a_time)
+    assert journal.has_parts(number)
+    journal.close()
+    (found,) = recover(str(tmp_path), FORMAT).writes
+    assert len(found.parts) == 8
+    np.testing.assert_array_equal(found.read().data, record.data)
+
+
+def test_parts_may_be_linked_only_when_the_record_is_on_the_disk(tmp_path: Path) -> None:
+    journal, _, number = appended(tmp_path)
+    assert journal.link([number]) == {}
+    journal.sync()
+    assert len(journal.link([number])[number]) == 8
+    old = journal.rotate(make_head(format=FORMAT))
+    journal.retire(old)
+    assert not journal.has_parts(number)
+    journal.close()
+    assert [name.rpartition(".")[2] for name in os.listdir(journal_folder(str(tmp_path)))] == ["journal"]
+
+
+def test_parts_that_were_written_again_from_memory_are_not_linked(tmp_path: Path) -> None:
+    journal, record, number = appended(tmp_path)
+    journal._break(DataLoss("it fails"))
+    journal.rewrite(make_head(format=FORMAT), {number: record})
+    assert journal.durable >= number
+    assert journal.link([number]) == {}
+    journal.close()
+
+
+def test_a_part_that_was_changed_is_damage_until_it_is_marked_as_linked(tmp_path: Path) -> None:
+    journal, record, number = appended(tmp_path)
+    journal.close()
+    (found,) = recover(str(tmp_path), FORMAT).writes
+    with open(found.parts[0], "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\xee")
+    assert not recover(str(tmp_path), FORMAT).writes
+    with pytest.raises(DataLoss, match="damaged"):
+        found.read()
+    with open(linked_path(journal_folder(str(tmp_path)), number), "wb"):
+        pass
+    (found,) = recover(str(tmp_path), FORMAT).writes
+    assert (found.read().data != record.data).sum() == 1
+
+
+@pytest.mark.parametrize("is_marked", [False, True])
+def test_a_record_without_all_of_its_parts_does_not_count(tmp_path: Path, is_marked: bool) -> None:
+    journal, _, number = appended(tmp_path)
+    journal.sync()
+    if is_marked:
+        journal.link([number])
+    journal.close()
+    (found,) = recover(str(tmp_path), FORMAT).writes
+    os.unlink(found.parts[3])
+    assert not recover(str(tmp_path), FORMAT).writes
+
+
+def test_a_mark_and_parts_without_a_record_are_leftovers(tmp_path: Path) -> None:
+    journal, _, number = appended(tmp_path)
+    journal.sync()
+    journal.link([number])
+    journal.close()
+    for name in os.listdir(journal_folder(str(tmp_path))):
+        if name.endswith(".journal"):
+            os.unlink(os.path.join(journal_folder(str(tmp_path)), name))
+    assert len(recover(str(tmp_path), FORMAT).leftovers) == 9
+
+
+def test_a_journal_of_version_1_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_format, "VERSION", 1)
+    journal = Journal.begin(str(tmp_path), recover(str(tmp_path), FORMAT), make_head(format=FORMAT))
+    record = make_write(1, box=BOX)
+    journal.append(record)
+    journal.close()
+    monkeypatch.undo()
+    (found,) = recover(str(tmp_path), FORMAT).writes
+    np.testing.assert_array_equal(found.read().data, record.data)
+
+
+def test_only_boxes_over_few_missing_raw_cube_files_get_parts(tmp_path: Path) -> None:
+    header = header_of(FORMAT)
+    assert header is not None
+    assert can_become_cube_files(str(tmp_path), header, BOX)
+    assert not can_become_cube_files(str(tmp_path), header, Box.of((0, 0, 0), (40, 40, 20)))
+    assert header_of(FileFormat(VOXELS, block_len=8, file_len=2, block_type=2)) is None
+    assert header_of(FileFormat(VOXELS, block_len=0, file_len=2, block_type=1)) is None
+    (tmp_path / "z0" / "y0").mkdir(parents=True)
+    (tmp_path / "z0" / "y0" / "x1.wkw").write_bytes(b"")
+    assert not can_become_cube_files(str(tmp_path), header, BOX)
