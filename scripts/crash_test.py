@@ -47,7 +47,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/crash_test",
         description="Kills daemons under load, starts them again, and checks every promise that was made before.",
-        epilog="Without --raw, --compressed or --compress, each root has one of the three.",
+        epilog="Without --raw, --compressed, --compress or --large, each root has one of the four.",
     )
     parser.add_argument("--rounds", type=int, default=20, help="each with a kill or two (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="load before a kill, at most (default: %(default)s)")
@@ -86,6 +86,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     kinds.add_argument("--raw", dest="kind", action="store_const", const="raw", help="a raw mag")
     kinds.add_argument("--compressed", dest="kind", action="store_const", const="compressed", help="a compressed mag")
     kinds.add_argument("--compress", dest="kind", action="store_const", const="compress", help="while it is converted")
+    kinds.add_argument(
+        "--large",
+        dest="kind",
+        action="store_const",
+        const="large",
+        help="many large boxes; best with few rounds a root",
+    )
     return parser.parse_args(arguments)
 
 
@@ -93,7 +100,7 @@ def _kill_at_random(given: argparse.Namespace, seed: int) -> int:
     total, done, failures, started = Figures(), 0, 0, time.monotonic()
     while done < given.rounds:
         rounds = min(given.rounds_per_root, given.rounds - done)
-        kind = given.kind or random.Random(seed).choice(["raw", "compressed", "compress"])
+        kind = given.kind or random.Random(seed).choice(["raw", "compressed", "compress", "large"])
         figures, failure = kill_rounds(setting_of(kind, MIXES[given.durability], given.seconds), seed, rounds)
         done += rounds
         for field in fields(figures):

@@ -20,7 +20,7 @@ from tests.guarantees.histories import Traffic, record_and_check
 from tests.guarantees.kills import MIXES, KillTest, setting_of
 from tests.support.daemon import Daemon, DaemonError
 
-Noticed = Literal["raw", "compressed", "compress", "none", "history", "power loss"]
+Noticed = Literal["raw", "compressed", "compress", "large", "none", "history", "power loss"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,16 @@ CONTROLS: Final = (
     Control(
         "the side file of a large box is without what arrived first",
         "journal/staging.py",
-        "write_all(self._fd, [data], self.size_bytes)",
-        "self.size_bytes and write_all(self._fd, [data], self.size_bytes)",
+        "write_all(self._fds[0], [data], self.size_bytes)",
+        "self.size_bytes and write_all(self._fds[0], [data], self.size_bytes)",
         "raw",
+    ),
+    Control(
+        "the files that become cube files are without what arrived first",
+        "journal/part_staging.py",
+        "raw.write_blocks(file, copy_of(common, box, rows, self._header))",
+        "self._written_z > box.offset.z and raw.write_blocks(file, copy_of(common, box, rows, self._header))",
+        "large",
     ),
     Control(
         "an actor goes on in the epoch of the one before",

@@ -94,6 +94,8 @@ class Setting:
     edge: int = 128
     """Of the arena, in voxels."""
     file_len: int = 4
+    large: float = 0.04
+    """The share of boxes that are nearly as large as the arena."""
 
     @property
     def promises_voxels(self) -> bool:
@@ -171,6 +173,7 @@ class KillTest:
             setting.durabilities,
             values=itertools.count(1),
             places_apart=_places_apart(setting.edge),
+            large=setting.large,
         )
         self._conversion: Conversion | None = None
         self._last_revision: Revision | None = None
@@ -466,7 +469,10 @@ class KillTest:
 
 
 def setting_of(kind: str, durabilities: tuple[Durability, ...], seconds: float) -> Setting:
-    """What the rounds of one kind are like: "raw", "compressed" or "compress"."""
+    """What the rounds of one kind are like: "raw", "compressed", "compress", or "large": many large boxes over few
+    large cube files, which do not exist in the beginning."""
+    if kind == "large":
+        return Setting(durabilities=durabilities, seconds=seconds, writers=3, edge=160, file_len=16, large=0.4)
     if kind == "compress":
         conversions: tuple[Conversion, ...] = ("compress", "decompress", "rechunk")
         return Setting(conversions=conversions, durabilities=durabilities, seconds=seconds, writers=3, edge=64)

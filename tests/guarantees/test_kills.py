@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import replace
 from glob import glob
 from typing import TYPE_CHECKING
 
@@ -43,8 +42,8 @@ def test_what_was_acknowledged_is_there_after_a_kill_and_the_rest_is_whole_or_ab
 
 
 def test_nothing_is_left_of_large_boxes_that_were_arriving(short_folder: str) -> None:
-    """Boxes of up to 64 MiB, whose side files are written while they arrive."""
-    test = KillTest(short_folder, replace(setting_of("raw", MIXES["mixed"], seconds=1.5), edge=256), seed=7)
+    """Boxes of 10 MiB and more, whose side files and parts are written while they arrive."""
+    test = KillTest(short_folder, setting_of("large", MIXES["mixed"], seconds=1.0), seed=7)
     left = 0
     try:
         for _ in range(2):

@@ -48,6 +48,8 @@ class Load:
     """Never one twice; shared by all writers."""
     places_apart: Iterator[Box]
     """Boxes outside of the arena that extend the bounding box; never one twice."""
+    large: float = 0.04
+    """The share of boxes that are nearly all there is."""
 
     def mag(self, client: Client) -> MagHandle:
         """The mag, over a connection."""
@@ -167,14 +169,14 @@ class Writer(Loader):
 
     def _draw_box(self) -> Box:
         kind, edge = self._random.random(), self._load.edge
+        if self._random.random() < self._load.large:
+            # In a large arena these have files of their own in the journal.
+            return self._draw(edge * 7 // 8, edge)
         if kind < 0.04:
             return next(self._load.places_apart)
         if kind < 0.75:
             return self._draw_small()
-        if kind < 0.93:
-            return self._draw(1, edge // 2)
-        # The last ones are nearly all there is: in a large arena these have side files.
-        return self._draw(1, edge) if kind < 0.96 else self._draw(edge * 7 // 8, edge)
+        return self._draw(1, edge // 2 if kind < 0.96 else edge)
 
     def _draw_small(self) -> Box:
         return self._draw(1, self._load.edge // 6)
