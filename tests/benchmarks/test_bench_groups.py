@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,14 @@ from scripts.bench import GROUPS
 
 REPOSITORY = Path(__file__).parents[2]
 WITHOUT_GOALS = {"downsample", "matrix"}
-ALONE = [group for group in GROUPS if group != "compression"]
-"""`compression` is measured with `compressed`."""
+LONG = {"compressed", "downsample", "matrix"}
+ALL = "MAGD_TEST_ALL_BENCHMARKS"
+# `compression` is measured with `compressed`.
+ALONE = [
+    pytest.param(group, marks=pytest.mark.skipif(group in LONG and not os.environ.get(ALL), reason=f"{ALL} is not set"))
+    for group in GROUPS
+    if group != "compression"
+]
 
 
 def bench(*arguments: str) -> str:
