@@ -11,10 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-SERVER_ONLY = ("aiohttp", "lz4", "prometheus_client", "structlog", "webknossos", "wkw", "xxhash")
+SERVER_ONLY = ("aiohttp", "prometheus_client", "structlog", "webknossos", "wkw", "xxhash")
 COMMANDS = (
     *("serve", "ls", "info", "create", "import", "export"),
-    *("compress", "flush", "check", "status", "demo"),
+    *("compress", "decompress", "rechunk", "downsample", "flush", "check", "reopen", "status", "demo"),
 )
 
 
