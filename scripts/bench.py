@@ -32,7 +32,8 @@ GROUPS: Final = {
 """With the module of `scripts.benchmarks` that measures it."""
 DEFAULT: Final = ("transfers", "small", "engine", "shared", "downsample")
 FILE_LEN: Final = 32
-DOCS: Final = Path(__file__).parents[1] / "docs" / "performance.md"
+DOCS: Final = Path(__file__).parents[1] / "docs"
+PAGES: Final = (DOCS / "performance.md", DOCS / "performance-matrix.md")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"written to {out}\n", flush=True)
     print(report.page())
     if given.write_docs:
-        report.write_docs(DOCS)
+        for page in PAGES:
+            report.write_docs(page)
     return 0
 
 
@@ -67,7 +69,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         f"{' '.join(DEFAULT)})",
     )
     parser.add_argument("--quick", action="store_true", help="small boxes, one round: whether everything runs")
-    parser.add_argument("--full", action="store_true", help="the matrix too, which takes an hour")
+    parser.add_argument("--full", action="store_true", help="the matrix too, which takes much longer")
     parser.add_argument("--rounds", type=int, help="of everything, of which medians are taken (default: 5)")
     parser.add_argument("--size", type=int, metavar="VOXELS", help="edge of large boxes (default: 512)")
     parser.add_argument("--seconds", type=float, help="for repeated calls in each round, about (default: 1)")
@@ -77,7 +79,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="on the disk to measure (default: where temporary files go)")
     parser.add_argument("--out", type=Path, help="folder for the results (default: bench-results/GROUPS)")
     parser.add_argument("--show", type=Path, metavar="FOLDER", help="measure nothing: show the results in this folder")
-    parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/performance.md")
+    parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/performance*.md")
     given = parser.parse_args(arguments)
     if unknown := [group for group in given.groups if group not in GROUPS]:
         parser.error(f"no such group: {', '.join(unknown)}; there are {', '.join(GROUPS)}")

@@ -54,6 +54,8 @@ class Task:
     """Seconds from the start of one box to the next, if that is longer than a box takes; only one by one."""
     start_at: float = 0.0
     """When all begin, in seconds since 1970."""
+    may_share_memory: bool = True
+    """With the daemon, where it offers that and the box is large."""
 
     @property
     def bytes_of_box(self) -> int:
@@ -129,7 +131,7 @@ def do(task: Task) -> Done:
     if task.way == "WriteBoxes":
         return asyncio.run(_stream(task, data.tobytes(order="F")))
     dataset, layer, mag_name = task.mag
-    with magd_client.connect(task.address, durability=task.durability) as client:
+    with magd_client.connect(task.address, durability=task.durability, shared_memory=task.may_share_memory) as client:
         mag = client.dataset(dataset).layer(layer).mag(mag_name)
         mag.get_info()
         time.sleep(max(0.0, task.start_at - time.time()))

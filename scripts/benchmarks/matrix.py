@@ -6,7 +6,9 @@ The product of everything would take days. So two parts of it are measured:
   TCP, `PROCESS`; beside `wkw` and `webknossos` on local files, TensorStore (zarr3, sharded as the cube files, blocks as
   its chunks, in process), `memcpy` and a plain file. A compressed mag is written off the grid by magd alone here: the
   others refuse it or take many seconds (see the group "compressed").
-- ways through the daemon: transport, durability, number of clients; boxes of 128^3, uint8.
+- ways through the daemon: TCP, unix socket and shared memory; durability; number of clients; boxes of 256^3, uint8.
+
+Of the kinds of boxes, arrays in C order are written on the grid only, and so are the largest boxes.
 
 A write of magd counts until its acknowledgement. None of the others syncs, but for the plain file.
 """
@@ -38,7 +40,11 @@ SIZES: Final = ((32, 32, 32), (64, 64, 64), (128, 128, 128), (256, 256, 256), (5
 CLIENTS: Final = (1, 2, 4, 8)
 DURABILITIES: Final[tuple[Durability, ...]] = ("process", "disk", "none")
 OFF_GRID: Final = (5, 3, 7)
-WAYS_EDGE: Final = 128
+WAYS_EDGE: Final = 256
+"""Large enough for shared memory."""
+WAYS_COUNT: Final = 8
+"""Boxes of each client."""
+TRANSPORTS: Final = ("tcp", "unix", "shared memory")
 MOST_ROUNDS: Final = 3
 COMPRESSED_FILE_LEN: Final = 8
 """`webknossos` compresses a whole cube file for each write: one of 1024^3 voxels takes it a minute."""
@@ -74,7 +80,7 @@ class _Kind:
 
 
 def run(settings: Settings, results: Results) -> None:
-    """Measure both parts. This takes about an hour."""
+    """Measure both parts."""
     with ExitStack() as stack:
         root = settings.folder / "matrix-root"
         root.mkdir()
@@ -95,7 +101,9 @@ def _kinds(settings: Settings) -> Iterator[_Kind]:
     sizes = [size for size in SIZES if np.prod(size) <= 2 * settings.edge**3][: 1 if settings.is_quick else None]
     orders: tuple[Literal["F", "C"], ...] = ("F", "C")
     for parts in itertools.product(sizes, ("uint8", "uint32"), (True, False), orders, (False, True)):
-        yield _Kind(*parts)
+        kind = _Kind(*parts)
+        if kind.is_aligned or (kind.order == "F" and kind.size != SIZES[-1]):
+            yield kind
 
 
 def _measure_kind(
@@ -207,26 +215,26 @@ def _measure_ways(settings: Settings, results: Results) -> None:
     folder = settings.folder / "matrix-ways"
     with ExitStack() as stack:
         daemons: dict[str, Daemon] = {}
-        for transport, address in (
-            ("tcp", "127.0.0.1:0"),
-            ("unix or shared memory", f"unix:{settings.sockets}/magd.sock"),
-        ):
-            root = folder / transport.partition(" ")[0]
+        for transport in TRANSPORTS:
+            root = folder / transport.replace(" ", "-")
             root.mkdir(parents=True)
-            daemons[transport] = stack.enter_context(Daemon(root, "--log-level", "warning", grpc=address))
-            with magd_client.connect(daemons[transport].grpc) as client:
+            socket = f"unix:{settings.sockets}/{root.name}.sock"
+            daemon = Daemon(root, "--log-level", "warning", grpc="127.0.0.1:0" if transport == "tcp" else socket)
+            daemons[transport] = stack.enter_context(daemon)
+            with magd_client.connect(daemon.grpc) as client:
                 layer = client.create_dataset("benchmark", voxel_size=(1.0, 1.0, 1.0)).add_layer("color", dtype="uint8")
                 layer.add_mag("1", block_len=BLOCK_LEN, file_len=settings.file_len)
         numbers = CLIENTS[:2] if settings.is_quick else CLIENTS
         clients = stack.enter_context(Clients(max(numbers)))
-        count = 1 if settings.is_quick else 32
         for _ in range(min(MOST_ROUNDS, settings.rounds)):
-            for (transport, daemon), durability, number in itertools.product(daemons.items(), DURABILITIES, numbers):
+            for transport, durability, number in itertools.product(TRANSPORTS, DURABILITIES, numbers):
                 for kind in ("write", "read") if durability == "process" else ("write",):
                     tasks = [
                         Task(
-                            daemon.grpc, ("benchmark", "color", "1"), "one by one", kind == "write", durability,
-                            "uint8", edge, grid(edge, 1024, count, (1024 * one, 0, 0)),
+                            daemons[transport].grpc, ("benchmark", "color", "1"), "one by one", kind == "write",
+                            durability, "uint8", edge,
+                            grid(edge, 1024, 1 if settings.is_quick else WAYS_COUNT, (1024 * one, 0, 0)),
+                            may_share_memory=transport == "shared memory",
                         )
                         for one in range(number)
                     ]  # fmt: skip
@@ -243,5 +251,5 @@ def _measure_ways(settings: Settings, results: Results) -> None:
                         transport=transport,
                         clients=number,
                     )
-                    sample, _ = clients.run(tasks, daemon.pid)
+                    sample, _ = clients.run(tasks, daemons[transport].pid)
                     results.add(work, sample)

@@ -2,7 +2,7 @@
 
 The JSON holds everything; the rest is made from it, also later. Plots are SVG, one for each group.
 
-In docs/performance.md tables stand between `<!-- results: NAME -->` and `<!-- end of results -->`. NAME is a table of
+In the pages of the docs tables stand between `<!-- results: NAME -->` and `<!-- end of results -->`. NAME is a table of
 goals, or `GROUP rows`. What a run did not measure stays as it is there.
 """
 
