@@ -9,13 +9,8 @@ Writing a box:
 1. Every cube file under it is opened and its header is checked, before anything is changed. A file that is
    compressed in a raw mag, or raw in a compressed one, refuses the write: the WEBKNOSSOS server decodes all
    files by `header.wkw`.
-2. In a raw mag, a missing cube file is made under a temporary name (its header, and one hole), synced, and
-   renamed to its place: a name in a mag means a whole file, also after a power loss. Then blocks are written
-   in place.
-3. In a compressed mag, a new file is written for each cube file and synced. Only when all of them are there,
-   they are renamed to their places, so that a block that turns out to be damaged, or a full disk, leaves
-   everything as it was.
-4. What is not on the disk yet is noted for `sync`.
+2. The cube files are written (cube_writer.py): raw ones in place, of compressed ones their successors.
+3. What is not on the disk yet is noted for `sync`.
 
 Writing many boxes (`write_many`), cube file after cube file:
 
@@ -35,8 +30,6 @@ files as they are is to open the mag anew.
 from __future__ import annotations
 
 import os
-import threading
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Self
 
@@ -48,9 +41,9 @@ from magd.cubes.block_copy import BlockCopy, Rows, part_of, rows_of
 from magd.cubes.box_copy import BoxCopy
 from magd.cubes.creation import make_mag_folder
 from magd.cubes.cube_file import OpenCubeFile
-from magd.cubes.exact_io import sync_file
-from magd.cubes.handles import Handles
+from magd.cubes.cube_writer import CubeWriter
 from magd.cubes.header import HEADER_FILE, BlockType, Header, no_mag, read_header_from
+from magd.cubes.known_files import KnownFiles
 from magd.cubes.layout import box_of_cube_file, cube_file_path, split_by_cube_file
 from magd.cubes.listing import list_cube_files
 from magd.cubes.mag_folder import MagFolder
@@ -60,10 +53,9 @@ from magd.geometry import Box, Vec3
 from magd.memory_order import in_fortran_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
-    from magd.cubes.handles import Handle
     from magd.voxels import VoxelArray
 
 
@@ -110,11 +102,9 @@ class MagFiles:
         self.header: Final = header
         self.read_only: Final = read_only
         self._folder: Final = folder
-        self._handles: Final = Handles(folder, header, is_owner=not read_only)
-        self._changed: DataLoss | None = None
         self._unsynced: Final = Unsynced(folder)
-        # Two writes to one raw cube file that does not exist yet must not both make it.
-        self._making: Final = threading.Lock()
+        self._known: Final = KnownFiles(folder, header, self._unsynced, read_only=read_only)
+        self._writer: Final = CubeWriter(folder, header, self._known, self._unsynced)
 
     @classmethod
     def create(cls, folder: str, header: Header) -> MagFiles:
@@ -172,17 +162,15 @@ class MagFiles:
 
     @property
     def changed(self) -> DataLoss | None:
-        """What was noticed of another program that changed the files; no read and no write succeeds then. Of a mag that
-        is open for reading only, others may change the files."""
-        return self._changed
+        """What was noticed of another program that changed the files; no read and no write succeeds then."""
+        return self._known.changed
 
     def require_unchanged(self) -> None:
         """Refuse to go on once another program changed the files.
 
         :raises DataLoss: CHANGED_ON_DISK
         """
-        if self._changed is not None:
-            raise DataLoss(self._changed.message, reason=self._changed.reason, metadata=self._changed.metadata)
+        self._known.require_unchanged()
 
     @property
     def unsynced_bytes(self) -> int:
@@ -205,7 +193,7 @@ class MagFiles:
         data = np.empty((self.header.voxels.num_channels, *box.size), self.header.voxels.dtype, order="F")
         rows = rows_of(data)
         for index, part in split_by_cube_file(box, self.header.cube_len):
-            handle = self._find(index)
+            handle = self._known.find(index)
             if handle is None:
                 part_of(rows, box, part, self.header.voxels.bytes_per_voxel)[...] = 0
                 continue
@@ -226,10 +214,10 @@ class MagFiles:
         if self.read_only:
             raise NotAllowed(f"{self.folder} is open for reading only", metadata={"file": self.folder})
         for index, _ in split_by_cube_file(box, self.header.cube_len):
-            handle = self._find(index, writable=True)
+            handle = self._known.find(index, writable=True)
             if handle is not None:
                 with handle:
-                    self._check_block_type(handle.file)
+                    self._known.check_block_type(handle)
 
     def write(self, box: Box, data: VoxelArray) -> None:
         """Write a box.
@@ -251,10 +239,10 @@ class MagFiles:
         self.check_write(box)
         parts = split_by_cube_file(box, self.header.cube_len)
         if self.header.block_type.is_compressed:
-            self._write_compressed((index, [self._block_copy(part, box, rows)]) for index, part in parts)
+            self._writer.write_compressed((index, [self._block_copy(part, box, rows)]) for index, part in parts)
         else:
             for index, part in parts:
-                self._write_raw(index, [self._box_copy(part, box, rows)])
+                self._writer.write_raw(index, [self._box_copy(part, box, rows)])
 
     def write_many(self, writes: Sequence[tuple[Box, VoxelArray]]) -> WrittenBoxes:
         """Write boxes that may overlap: later ones lie over earlier ones.
@@ -283,9 +271,9 @@ class MagFiles:
             pieces = [(part, writes[number][0], rows[number]) for number, part in parts]
             try:
                 if self.header.block_type.is_compressed:
-                    self._write_compressed([(index, [self._block_copy(*piece) for piece in pieces])])
+                    self._writer.write_compressed([(index, [self._block_copy(*piece) for piece in pieces])])
                 else:
-                    self._write_raw(index, [self._box_copy(*piece) for piece in pieces])
+                    self._writer.write_raw(index, [self._box_copy(*piece) for piece in pieces])
             except MagdError as error:
                 first_error = first_error or error
                 failed.update(number for number, _ in parts)
@@ -300,24 +288,10 @@ class MagFiles:
         :return: False: there is a cube file already. Some of the others may be cube files now
         :raises DiskFull, DataLoss, NotAllowed: as of `write`; some may be cube files now
         """
-        for (index, _), path in zip(split_by_cube_file(box, self.header.cube_len), paths, strict=True):
-            with self._making:
-                handle = self._find(index, writable=True)
-                if handle is not None:
-                    handle.release()
-                    return False
-                target = cube_file_path(index)
-                parent = os.path.dirname(target)
-                self._folder.make_folders(parent)
-                try:
-                    with self._handles.replacing(index):
-                        self._folder.link(path, target)
-                        self._unsynced.add_folder(parent, has_new_entry=True)
-                        self._handles.replaced(index, self._folder.status(target))
-                except DataLoss as error:
-                    self._note_change(error)
-                    raise
-        return True
+        return all(
+            self._known.link(path, index)
+            for (index, _), path in zip(split_by_cube_file(box, self.header.cube_len), paths, strict=True)
+        )
 
     def sync(self) -> None:
         """Bring what was written before this call to the disk: blocks, and the names of new files and folders.
@@ -359,7 +333,7 @@ class MagFiles:
     def close(self) -> None:
         """Let go of all descriptors, without a sync. No other call may be under way."""
         self._unsynced.close()
-        self._handles.close()
+        self._known.close()
         self._folder.close()
 
     def __enter__(self) -> Self:
@@ -370,19 +344,6 @@ class MagFiles:
     ) -> None:
         self.close()
 
-    def _find(self, index: Vec3, *, writable: bool = False) -> Handle | None:
-        """Look up a cube file. None if it does not exist. No file is given out once one was changed by others."""
-        self.require_unchanged()
-        try:
-            return self._handles.find(index, writable=writable)
-        except DataLoss as error:
-            self._note_change(error)
-            raise
-
-    def _note_change(self, error: DataLoss) -> None:
-        if error.reason is Reason.CHANGED_ON_DISK and not self.read_only and self._changed is None:
-            self._changed = error
-
     def _block_type_of(self, path: str) -> BlockType | None:
         """The block type of a cube file's own header; None if it is damaged."""
         try:
@@ -390,15 +351,6 @@ class MagFiles:
                 return file.header.block_type
         except (DataLoss, NotAllowed):
             return None
-
-    def _check_block_type(self, file: OpenCubeFile) -> None:
-        if file.header.block_type.is_compressed != self.header.block_type.is_compressed:
-            raise NotAllowed(
-                f"{file.path} has blocks of type {file.header.block_type.name}, its mag says "
-                f"{self.header.block_type.name}: such a mag can be read, but not written",
-                reason=Reason.MIXED_BLOCK_TYPES,
-                metadata={"file": file.path},
-            )
 
     def _box_copy(self, part: Box, box: Box, rows: Rows) -> BoxCopy:
         voxel = self.header.voxels.bytes_per_voxel
@@ -411,95 +363,6 @@ class MagFiles:
     def _in_cube_file(self, part: Box) -> Box:
         cube_len, offset = self.header.cube_len, part.offset
         return Box(Vec3(offset.x % cube_len, offset.y % cube_len, offset.z % cube_len), part.size)
-
-    def _write_raw(self, index: Vec3, copies: Sequence[BoxCopy]) -> None:
-        """Write boxes into one raw cube file."""
-        self._unsynced.make_room()
-        handle = self._find(index, writable=True)
-        is_new = handle is None
-        with handle or self._make_raw_file(index) as handle:
-            self._check_block_type(handle.file)
-            try:
-                for copy in copies:
-                    raw.write_blocks(handle.file, copy)
-            finally:
-                # Also after an error: what was written must be heard of when it cannot be synced.
-                self._unsynced.add_file(handle, sum(copy.block_count for copy in copies) * self.header.block_bytes)
-                self._unsynced.add_folder(os.path.dirname(handle.relative), has_new_entry=is_new)
-
-    def _make_raw_file(self, index: Vec3) -> Handle:
-        path = cube_file_path(index)
-        with self._making:
-            handle = self._find(index, writable=True)
-            if handle is not None:
-                return handle
-            temporary, fd = self._folder.make_temporary()
-            try:
-                try:
-                    raw.write_empty_file(fd, self.header, self._folder.full(temporary))
-                    sync_file(fd, self._folder.full(temporary))
-                    status = os.fstat(fd)
-                finally:
-                    os.close(fd)
-                self._put_in_place(temporary, index, status)
-            except BaseException:
-                self._folder.remove_temporary(temporary)
-                raise
-            handle = self._find(index, writable=True)
-        if handle is None:
-            full = self._folder.full(path)
-            raise DataLoss(f"{full} vanished", reason=Reason.CHANGED_ON_DISK, metadata={"file": full})
-        return handle
-
-    def _put_in_place(self, temporary: str, index: Vec3, status: os.stat_result) -> None:
-        """Give a new cube file its name."""
-        path = cube_file_path(index)
-        self._folder.make_folders(os.path.dirname(path))
-        try:
-            with self._handles.replacing(index):
-                self._folder.rename(temporary, path)
-                self._handles.replaced(index, status)
-        except DataLoss as error:
-            self._note_change(error)
-            raise
-
-    def _write_compressed(self, copies: Iterable[tuple[Vec3, Sequence[BlockCopy]]]) -> None:
-        """Write boxes into compressed cube files, all of them or none."""
-        finished: list[tuple[str, Vec3, os.stat_result]] = []
-        try:
-            for index, in_file in copies:
-                temporary, status = self._rewrite(index, in_file)
-                finished.append((temporary, index, status))
-            for temporary, index, status in finished:
-                self._put_in_place(temporary, index, status)
-                folder = os.path.dirname(cube_file_path(index))
-                self._unsynced.add_folder(folder, has_new_entry=True, size_bytes=status.st_size)
-        except BaseException:
-            for temporary, _, _ in finished:
-                self._folder.remove_temporary(temporary)
-            raise
-
-    def _rewrite(self, index: Vec3, copies: Sequence[BlockCopy]) -> tuple[str, os.stat_result]:
-        """Write the successor of a cube file under a temporary name, and sync it.
-
-        :return: the temporary, and its status
-        """
-        with self._find(index, writable=True) or nullcontext() as old:
-            temporary, fd = self._folder.make_temporary()
-            try:
-                full = self._folder.full(temporary)
-                try:
-                    if old is not None:
-                        self._check_block_type(old.file)
-                        os.fchmod(fd, old.file.status.st_mode & 0o777)
-                    compressed.rewrite(old, fd, self.header, copies, target_file=full)
-                    sync_file(fd, full)
-                    return temporary, os.fstat(fd)
-                finally:
-                    os.close(fd)
-            except BaseException:
-                self._folder.remove_temporary(temporary)
-                raise
 
     def _check_data(self, box: Box, data: VoxelArray) -> None:
         voxels = self.header.voxels
