@@ -5,26 +5,37 @@ slab by slab along z, so that each slab is a stretch of the bytes of the box and
 is needed:
 
 1. A slab is so deep that the voxels of a row along z that are in it fill cache lines.
-2. It is made of tiles along x and y that fit into the processor's nearest cache. A tile is first copied as it lies,
-   row after row, into a buffer; rows there are some bytes further apart than they are long, since at powers of two
-   they would push each other out of the cache. From there it is turned into the slab.
+2. It is gone through in tiles of rows along z: as many along x, then y, as fit into the processor's nearest cache. The
+   rows of a tile are first copied into a buffer, each as one item, side by side along x: however far apart they lie in
+   the array, they are close together from here on.
+3. From the buffer the tile is turned into the slab, one long row along x after the other.
+
+Where the voxels along y lie closer together than those along z, y and z change places in steps 2 and 3. An array in
+which those along x lie closest together needs no turning: numpy copies it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import sys
+from itertools import product
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy.typing as npt
+
     from magd.voxels import VoxelArray, VoxelFormat
 
 SLAB_BYTES: Final = 8 << 20
 CACHE_LINE: Final = 64
-TILE_X: Final = 64
-TILE_Y: Final = 16
+ROW_BYTES: Final = 2 * CACHE_LINE
+"""Of the rows of a tile: processors fetch the line after the one that is asked for."""
+TILE_BYTES: Final = 32 << 10
+"""Of a tile of voxels of one byte, each of whose cache lines is gone to as often as a row has voxels. The wider a
+voxel, the less that counts, and the more that rows along x are long: tiles are up to four times as large."""
 
 
 def slabs(array: VoxelArray, voxels: VoxelFormat) -> Iterator[VoxelArray]:
@@ -81,12 +92,46 @@ def _turn(slab: VoxelArray, turned: VoxelArray) -> None:
     :param turned: where to, of the same shape
     """
     channels, x_size, y_size, depth = slab.shape
-    row = depth * channels
-    padded = np.empty((TILE_X, TILE_Y * row + CACHE_LINE), dtype=turned.dtype)
-    tiles = padded[:, : TILE_Y * row].reshape(TILE_X, TILE_Y, channels, depth)
-    for x in range(0, x_size, TILE_X):
-        for y in range(0, y_size, TILE_Y):
-            part = slab[:, x : x + TILE_X, y : y + TILE_Y]
-            tile = tiles[: part.shape[1], : part.shape[2]].transpose(2, 0, 1, 3)
-            np.copyto(tile, part)
-            np.copyto(turned[:, x : x + TILE_X, y : y + TILE_Y], tile)
+    target = turned.T.reshape(depth, y_size, x_size * channels)
+    x_step, y_step, z_step = (_distance(slab, axis) for axis in (1, 2, 3))
+    if x_step < min(y_step, z_step):
+        np.copyto(turned, slab)
+    elif z_step <= y_step:
+        _turn_rows(slab.transpose(2, 1, 0, 3), target)
+    else:
+        _turn_rows(slab.transpose(3, 1, 0, 2), target.swapaxes(0, 1))
+
+
+def _distance(array: VoxelArray, axis: int) -> int:
+    """How far apart in memory neighbours along an axis lie."""
+    return abs(array.strides[axis]) if array.shape[axis] > 1 else sys.maxsize
+
+
+def _turn_rows(source: VoxelArray, target: npt.NDArray[Any]) -> None:
+    """Turn rows along the last axis of an array into rows along x.
+
+    :param source: (y, x, c, z), or with y and z exchanged
+    :param target: (z, y, x * c), or the same
+    """
+    height, width, channels, depth = source.shape
+    item = source.itemsize
+    row = min(depth, max(1, ROW_BYTES // item))
+    rows = max(1, TILE_BYTES * min(item, 4) // (row * channels * item))
+    x_step = min(width, rows)
+    y_step = min(height, rows // x_step)
+    scratch = np.empty(y_step * x_step * channels * row, dtype=source.dtype)
+    for z, y, x in product(range(0, depth, row), range(0, height, y_step), range(0, width, x_step)):
+        lying = source[y : y + y_step, x : x + x_step, :, z : z + row]
+        tile = scratch[: lying.size].reshape(lying.shape)
+        _copy_rows(lying, tile)
+        to = target[z : z + row, y : y + y_step, x * channels : (x + x_step) * channels]
+        np.copyto(to.transpose(1, 2, 0), tile.reshape(*to.shape[1:], -1))
+
+
+def _copy_rows(source: VoxelArray, target: VoxelArray) -> None:
+    """Copy rows along the last axis; each as one item, where its voxels follow each other."""
+    length = source.shape[-1]
+    if length == 1 or source.strides[-1] == source.itemsize:
+        whole = np.dtype((np.void, length * source.itemsize))
+        source, target = source.view(whole), target.view(whole)
+    np.copyto(target, source)

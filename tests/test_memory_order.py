@@ -33,6 +33,12 @@ def test_an_array_in_fortran_order_is_sent_as_it_lies() -> None:
         lambda data: np.repeat(data, 2, axis=2)[:, :, ::2],
         lambda data: data.astype(data.dtype.newbyteorder(">")),
         lambda data: np.ascontiguousarray(data.transpose(2, 0, 3, 1)).transpose(1, 3, 0, 2),
+        lambda data: np.ascontiguousarray(data.transpose(0, 1, 3, 2)).transpose(0, 1, 3, 2),
+        lambda data: np.ascontiguousarray(data.transpose(1, 2, 3, 0)).transpose(3, 0, 1, 2),
+        lambda data: np.ascontiguousarray(data[..., ::-1])[..., ::-1],
+        lambda data: np.repeat(data, 2, axis=3)[..., ::2],
+        lambda data: np.pad(data, ((0, 0), (1, 2), (3, 1), (2, 2)))[:, 1:-2, 3:-1, 2:-2],
+        lambda data: np.asfortranarray(np.pad(data, ((0, 0), (1, 2), (3, 1), (2, 2))))[:, 1:-2, 3:-1, 2:-2],
     ],
 )
 @given(
@@ -40,14 +46,17 @@ def test_an_array_in_fortran_order_is_sent_as_it_lies() -> None:
     channels=st.integers(1, 3),
     size=st.tuples(st.integers(1, 70), st.integers(1, 20), st.integers(1, 70)),
     slab_bytes=st.sampled_from([1, 1000, 8 << 20]),
+    tile=st.sampled_from([(9, 300), (24, 1500), (128, 32 << 10)]),
 )
 def test_any_memory_order_and_byte_order_gives_the_same_bytes(
-    arrange: Any, dtype: str, channels: int, size: tuple[int, int, int], slab_bytes: int
+    arrange: Any, dtype: str, channels: int, size: tuple[int, int, int], slab_bytes: int, tile: tuple[int, int]
 ) -> None:
     voxels = VoxelFormat.of(dtype, channels)
     data = np.arange(channels * np.prod(size), dtype=voxels.dtype).reshape(channels, *size)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory_order, "SLAB_BYTES", slab_bytes)
+        patch.setattr(memory_order, "ROW_BYTES", tile[0])
+        patch.setattr(memory_order, "TILE_BYTES", tile[1])
         made = list(slabs(arrange(data), voxels))
     assert b"".join(arrays.parts(made)) == data.tobytes(order="F")
 
@@ -57,6 +66,14 @@ def test_parts_have_the_size_that_travels_best_and_slabs_are_small() -> None:
     assert [len(part) for part in arrays.parts(slabs(data, ONE))] == [arrays.PART_BYTES] * 4
     whole = np.broadcast_to(np.uint16(7), (1, 512, 512, 512))
     assert next(slabs(whole, ONE)).nbytes < whole.nbytes // 7
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint32"])
+@pytest.mark.parametrize("size", [(300, 5, 130), (256, 256, 128), (1, 1, 5000), (3000, 1, 1), (1, 700, 65)])
+def test_boxes_of_many_tiles_are_turned(size: tuple[int, int, int], dtype: str) -> None:
+    voxels = VoxelFormat.of(dtype, 2)
+    data = np.random.default_rng(0).integers(0, 200, (2, *size)).astype(voxels.dtype)
+    assert b"".join(arrays.parts(slabs(data, voxels))) == data.tobytes(order="F")
 
 
 @given(
