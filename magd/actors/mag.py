@@ -28,6 +28,7 @@ from magd.actors.actor import Actor, Envelope
 from magd.actors.commit import CommitPoint
 from magd.actors.cube_listing import list_some
 from magd.actors.history import History
+from magd.actors.journal_keeper import JournalKeeper
 from magd.actors.messages import Describe, Flush, Hold, ListCubeFiles, Message, Read, ReadSlabs, Write
 from magd.actors.opening import exchange_files, header_of, layer_box, open_mag
 from magd.actors.outcomes import Outcomes
@@ -185,17 +186,17 @@ class MagActor(Actor[Message]):
 
         :raises MagdError: some of it could not be applied
         """
-        await self._point().flusher.flush()
+        await self._point().boxes.flusher.flush()
 
     def hurry(self) -> None:
         """Memory is short: give back what is held for writes that share a rewrite."""
         if self._commit_point is not None:
-            self._commit_point.flusher.hurry()
+            self._commit_point.boxes.flusher.hurry()
 
     @property
     def unapplied_bytes(self) -> int:
         """Of committed boxes that are not in the cube files yet."""
-        return self._point().overlay.size_bytes
+        return self._point().boxes.overlay.size_bytes
 
     async def read_changed(self, changed: ChangedBlocks) -> list[Carried]:
         """The voxels of some blocks, of those that were written since `take_changes`, and of everything that is not in
@@ -203,9 +204,9 @@ class MagActor(Actor[Message]):
         """
         point, files = self._point(), self._require().files
         changed.update(self.take_changes())
-        for box in point.overlay.boxes():
+        for box in point.boxes.overlay.boxes():
             changed.add(box)
-        boxes = [(box, point.overlay.touching(box)) for box in changed.boxes()]
+        boxes = [(box, point.boxes.overlay.touching(box)) for box in changed.boxes()]
 
         def read() -> list[Carried]:
             return [(box, read_through(files.read, box, entries)) for box, entries in boxes]
@@ -220,14 +221,14 @@ class MagActor(Actor[Message]):
             journal, with what was written since `take_changes`
         :param exchange: is given what exchanges the folders, where more has to change with them
         """
-        opened, point = self._require(), self._point()
+        opened, keeper = self._require(), self._point().keeper
         opened.files.require_unchanged()
-        await point.checkpoint.ended()
-        async with point.flusher.still():
+        await keeper.checkpoint.ended()
+        async with keeper.boxes.flusher.still():
             carried = await self.read_changed(changed)
             header = await self._threads.run(header_of, new_folder)
             # The journal of the new files comes first: it is live in the moment the folders change places.
-            records = await point.begin_in(new_folder, header, carried)
+            records = await keeper.begin_in(new_folder, header, carried)
 
             async def swap() -> None:
                 self._opened = await self._threads.run(exchange_files, opened, new_folder)
@@ -236,11 +237,11 @@ class MagActor(Actor[Message]):
                 await (swap() if exchange is None else exchange(swap))
             except MagdError as error:
                 # Which files are live is for the next actor to find out: it opens the mag as after a crash.
-                point.abandon(f"its files could not be exchanged: {error.message}")
+                keeper.abandon(f"its files could not be exchanged: {error.message}")
                 raise
             now = self._require()
-            point.use(now.files, now.recovery, records)
-        self._events.publish(ExchangeEvent(self.mag_name, point.generation))
+            keeper.use(now.files, now.recovery, records)
+        self._events.publish(ExchangeEvent(self.mag_name, keeper.generation))
 
     async def changes_since(self, revision: Revision) -> list[Box]:
         """The boxes that were committed after a revision, in voxels of the mag.
@@ -291,8 +292,8 @@ class MagActor(Actor[Message]):
             reason=reason,
             queue=self.queued,
             running=self._running,
-            revision=point.revision if point else None,
-            unsynced_bytes=point.undurable_bytes if point else 0,
+            revision=point.keeper.revision if point else None,
+            unsynced_bytes=point.keeper.undurable_bytes if point else 0,
             operation=self.operation,
             writes=self._writes,
             reads=self._reads,
@@ -323,41 +324,47 @@ class MagActor(Actor[Message]):
         opened = await self._threads.run(open_mag, self._root, self.mag_name, snapshot)
         self._opened = opened
         try:
-            point = self._commit_point = CommitPoint(
-                self.mag_name,
-                opened.folder,
-                opened.files,
-                opened.recovery,
-                self._threads,
+            keeper = self._keeper_of(opened)
+            self._commit_point = CommitPoint(
+                keeper,
                 self._events,
                 self._outcomes,
                 min_durability=self._config.min_durability,
-                flush_seconds=self._config.flush_seconds,
                 disk_reserve_bytes=self._config.disk_reserve_bytes,
                 missing=self._missing,
-                extend=lambda box: self._dataset.extend(self.mag_name.layer, box),
-                on_applied=self._note_changes,
-                on_broken=self.close,
-                warn=lambda text: self._notices.add(self.mag_name, text),
             )
-            self._history = History(point.revision)
-            await self._take_up(opened, point)
+            self._history = History(keeper.revision)
+            await self._take_up(opened, keeper)
             async with asyncio.TaskGroup() as jobs:
                 if not self._root.read_only:
-                    jobs.create_task(point.flusher.run())
+                    jobs.create_task(keeper.boxes.flusher.run())
                 try:
                     await self._take_messages(jobs)
                 finally:
-                    point.flusher.stop()
+                    keeper.boxes.flusher.stop()
             if not self._root.read_only:
-                await point.close()
+                await keeper.close()
         finally:
             await self._threads.run(self._require().close)
 
-    async def _take_up(self, opened: OpenedMag, point: CommitPoint) -> None:
+    def _keeper_of(self, opened: OpenedMag) -> JournalKeeper:
+        return JournalKeeper(
+            self.mag_name,
+            opened.folder,
+            opened.files,
+            opened.recovery,
+            self._threads,
+            self._outcomes,
+            flush_seconds=self._config.flush_seconds,
+            extend=lambda box: self._dataset.extend(self.mag_name.layer, box),
+            on_applied=self._note_changes,
+            on_broken=self.close,
+            warn=lambda text: self._notices.add(self.mag_name, text),
+        )
+
+    async def _take_up(self, opened: OpenedMag, keeper: JournalKeeper) -> None:
         """Go on where the actor before stopped, or was stopped."""
-        point.remember()
-        point.lay(opened.recovery.writes)
+        keeper.take_up()
         recovery = opened.recovery
         for note in recovery.notes:
             self._notices.add(self.mag_name, f"journal: {note}")
@@ -408,7 +415,7 @@ class MagActor(Actor[Message]):
             case Flush(to_files):
                 # Everything acknowledged before has left the schedule: a flush that begins now covers it.
                 turn = self._schedule.enter(Claim())
-                jobs.create_task(self._perform(envelope, turn, lambda: self._point().flush(to_files=to_files)))
+                jobs.create_task(self._perform(envelope, turn, lambda: self._point().keeper.flush(to_files=to_files)))
             case Hold(work):
                 turn = self._schedule.enter(Claim.whole_mag())
                 jobs.create_task(self._perform(envelope, turn, work))
@@ -498,7 +505,8 @@ class MagActor(Actor[Message]):
             await self._check_bounds(write.command.box)
         if write.command.if_revision is not None:
             # The write has its turn: no overlapping box is committed between this look and its own commit.
-            self._history.require_unchanged(write.command.if_revision, write.command.box, self.name, point.revision)
+            revision = point.keeper.revision
+            self._history.require_unchanged(write.command.if_revision, write.command.box, self.name, revision)
         if write.command.mask is Mask.NONZERO:
             write = replace(write, command=await self._masked(write.command))
         acknowledgement = await point.commit(write)
@@ -544,7 +552,7 @@ class MagActor(Actor[Message]):
     async def _read_voxels(self, box: Box) -> tuple[VoxelArray, Revision]:
         """Files and overlay together, in one step; to be called in a turn."""
         point = self._point()
-        revision, entries = point.revision, point.overlay.touching(box)
+        revision, entries = point.keeper.revision, point.boxes.overlay.touching(box)
         files = self._require().files
 
         return await self._threads.run(read_through, files.read, box, entries), revision
@@ -552,7 +560,7 @@ class MagActor(Actor[Message]):
     async def _read_slabs(self, reading: ReadSlabs, envelope: Envelope[Message]) -> None:
         """The same, slab by slab: the whole box is of the moment in which its turn begins."""
         point = self._point()
-        revision, entries = point.revision, point.overlay.touching(reading.box)
+        revision, entries = point.keeper.revision, point.boxes.overlay.touching(reading.box)
         files = self._require().files
         loop = asyncio.get_running_loop()
 
@@ -568,7 +576,7 @@ class MagActor(Actor[Message]):
 
     async def _list(self, listing: ListCubeFiles) -> list[ListedCubeFile]:
         # Pending first: what gets into the files meanwhile is in both.
-        files, pending = self._require().files, self._point().overlay.boxes()
+        files, pending = self._require().files, self._point().boxes.overlay.boxes()
         return await self._threads.run(list_some, files, pending, listing)
 
     def _note_changes(self, entries: Sequence[Entry]) -> None:
@@ -579,7 +587,7 @@ class MagActor(Actor[Message]):
 
     def _facts(self) -> MagFacts:
         opened, point = self._require(), self._point()
-        return MagFacts(opened.folder, opened.files.header, point.revision, point.generation)
+        return MagFacts(opened.folder, opened.files.header, point.keeper.revision, point.keeper.generation)
 
     def _require(self) -> OpenedMag:
         assert self._opened is not None, "the actor receives after it has opened"

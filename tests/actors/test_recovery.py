@@ -221,7 +221,7 @@ async def test_what_was_recovered_stays_in_the_journal_until_it_is_needed(
     async with Storage(Root(str(crashed)), LAZY, pool) as again:
         assert np.array_equal(await read(again, mag, (0, 0, 0), (32, 32, 32)), seen)
         (actor,) = again._registry.open_mags()
-        assert not any(entry.is_in_memory for entry in actor._point().overlay.all())
+        assert not any(entry.is_in_memory for entry in actor._point().boxes.overlay.all())
         assert again.budget.used_bytes == 0
         # One cube file cannot be written at first: what touches it stays, and what lies over that.
         damaged = crashed / "brain/color/1/z0/y0/x0.wkw"
@@ -231,7 +231,7 @@ async def test_what_was_recovered_stays_in_the_journal_until_it_is_needed(
             await again.flush(str(mag), to_files=True)
         damaged.unlink()
         await again.flush(str(mag), to_files=True)
-        assert len(actor._point().overlay) == 0
+        assert len(actor._point().boxes.overlay) == 0
         assert np.array_equal(await read(again, mag, (0, 0, 0), (32, 32, 32)), seen)
 
 

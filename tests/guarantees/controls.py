@@ -76,7 +76,7 @@ CONTROLS: Final = (
     ),
     Control(
         "an actor goes on in the epoch of the one before",
-        "actors/commit.py",
+        "actors/journal_keeper.py",
         "self._appended = Revision(self.revision.epoch + 1, 0)",
         "self._appended = Revision(max(1, self.revision.epoch), self.revision.counter)",
         "none",
@@ -119,7 +119,7 @@ CONTROLS: Final = (
     Control(
         "a condition on a revision is not looked at",
         "actors/mag.py",
-        "self._history.require_unchanged(write.command.if_revision, write.command.box, self.name, point.revision)",
+        "self._history.require_unchanged(write.command.if_revision, write.command.box, self.name, revision)",
         "pass",
         "history",
     ),
@@ -132,21 +132,21 @@ CONTROLS: Final = (
     ),
     Control(
         "the journal is not replayed",
-        "actors/mag.py",
-        "point.lay(opened.recovery.writes)",
-        "point.lay(())",
+        "actors/journal_keeper.py",
+        "self.boxes.lay([Entry(write.box, write, None) for write in self._recovery.writes])",
+        "pass",
         "compressed",
     ),
     Control(
         "outcomes are not taken up from the journal",
-        "actors/mag.py",
-        "point.remember()",
+        "actors/journal_keeper.py",
+        "remember_outcomes(self._outcomes, self._recovery.head)",
         "pass",
         "compressed",
     ),
     Control(
         "a checkpoint forgets records before they are in the cube files",
-        "actors/commit.py",
+        "actors/journal_keeper.py",
         "old = await self._threads.run(lambda: journal.rotate(make_head()))",
         "old = await self._threads.run(lambda: journal.rotate(make_head())); "
         "await self._threads.run(journal.retire, old)",
@@ -155,8 +155,8 @@ CONTROLS: Final = (
     Control(
         "an extension of the bounding box is not saved before the acknowledgement",
         "actors/commit.py",
-        "await self._save_extension(extension, durability)",
-        "self._unsaved = self._unsaved.union(extension)",
+        "await self.keeper.extensions.save(extension, is_recorded=placed.number is not None)",
+        "extensions = self.keeper.extensions; extensions.unsaved = extensions.unsaved.union(extension)",
         "compressed",
     ),
     Control(

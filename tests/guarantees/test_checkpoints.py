@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import magd_client
-from magd.actors import commit, opening
+from magd.actors import journal_keeper, opening
 from magd.actors import mag as mag_module
 from magd.actors.storage import Storage
 from magd.actors.types import OperationState, StorageConfig
@@ -58,7 +58,7 @@ async def test_the_files_of_a_mag_are_not_exchanged_while_a_checkpoint_removes_o
 
     monkeypatch.setattr(Journal, "retire", slow_retire)
     monkeypatch.setattr(mag_module, "exchange_files", watched_exchange)
-    monkeypatch.setattr(commit, "CHECKPOINT_BYTES", 1)
+    monkeypatch.setattr(journal_keeper, "CHECKPOINT_BYTES", 1)
     data = np.full((16, 16, 16), 3, dtype="uint8", order="F")
     async with Storage(Root(str(tmp_path)), StorageConfig(), pool) as storage:
         mag = await make_mag(storage)

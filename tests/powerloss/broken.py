@@ -34,15 +34,15 @@ BROKEN: Final[Mapping[str, tuple[Control, ...]]] = {
         Control(
             "a write is applied to the cube files before its record is synced",
             "actors/commit.py",
-            "await self._sync_record(placed.number)",
+            "await self.keeper.sync(placed.number)",
             "self._show(command, write, acknowledgement, placed.number); await asyncio.sleep(0.2); "
-            "await self._sync_record(placed.number)",
+            "await self.keeper.sync(placed.number)",
             "power loss",
         ),
         Control(
             "journal files are removed before the cube files are synced",
-            "actors/commit.py",
-            "await self._threads.run(self._files.sync)",
+            "actors/journal_keeper.py",
+            "await self._threads.run(self.boxes.files.sync)",
             "pass",
             "power loss",
         ),
