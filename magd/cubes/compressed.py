@@ -38,7 +38,8 @@ from magd.cubes.parallel import map_all
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from magd.cubes.box_copy import BoxCopy, Group
+    from magd.cubes.box_copy import BoxCopy
+    from magd.cubes.box_plan import Group
     from magd.cubes.cube_file import OpenCubeFile
     from magd.cubes.handles import Handle
     from magd.cubes.layout import IntArray
@@ -140,23 +141,21 @@ def read_blocks(handle: Handle, copy: BoxCopy) -> None:
     :raises DataLoss: the file cannot be read, or its jump table or one of these blocks is damaged
     """
 
-    def read(group: Group) -> None:
+    for group in copy.groups("decode"):
         blocks = copy.in_box(group)
         if blocks is not None:
             _decode_group(handle, group, scratch.address_of(blocks))
-            return
-        memory = scratch.take(copy.group_bytes(group))
+            continue
+        memory = scratch.take(group.moves.memory_bytes)
         _decode_group(handle, group, memory.address)
-        copy.to_box(group, memory.array[: copy.group_bytes(group)])
+        copy.to_box(group, memory.array)
         scratch.give_back(memory)
-
-    for group in copy.groups:
-        read(group)
 
 
 def _decode_group(handle: Handle, group: Group, target: int) -> None:
-    file, index = handle.file, group.indices
+    file, places = handle.file, group.moves.places
     block_bytes = file.header.block_bytes
+    index = [group.first + at for at in group.moves.indices]
     starts, ends = handle.table(index[0], index[-1] + 1).places(index)
     stretches = _stretches(starts, ends)
     memory = scratch.take(max([ends[last - 1] - starts[first] for first, last in stretches]))
@@ -166,7 +165,7 @@ def _decode_group(handle: Handle, group: Group, target: int) -> None:
         read_into(file.fd, encoded[: ends[last - 1] - start], start, file.path)
         source = memory.address - start
         for at in range(first, last):
-            begin, to = starts[at], target + group.places[at] * block_bytes
+            begin, to = starts[at], target + places[at]
             decode_at(source + begin, ends[at] - begin, to, block_bytes, index[at], file.path)
     scratch.give_back(memory)
 

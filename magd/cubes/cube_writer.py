@@ -60,7 +60,7 @@ class CubeWriter:
                     raw.write_blocks(handle.file, copy)
             finally:
                 # Also after an error: what was written must be heard of when it cannot be synced.
-                self._unsynced.add_file(handle, sum(copy.block_count for copy in copies) * self._header.block_bytes)
+                self._unsynced.add_file(handle, sum(copy.nbytes for copy in copies))
                 self._unsynced.add_folder(os.path.dirname(handle.relative), has_new_entry=is_new)
 
     def write_compressed(self, copies: Iterable[tuple[Vec3, Sequence[BlockCopy]]]) -> None:

@@ -46,19 +46,19 @@ def read_into(fd: int, buffer: Bytes, offset: int, file: str) -> None:
         offset += count
 
 
-def read_into_all(fd: int, buffers: Sequence[memoryview], offset: int, file: str) -> None:
+def read_into_all(fd: int, buffers: Sequence[memoryview], offset: int, size: int, file: str) -> None:
     """Fill several writable buffers of bytes, one after the other, with the bytes from `offset` on.
 
     :param buffers: at most 1024
+    :param size: their bytes, all together
     :raises DataLoss: the file ends before all are full, or cannot be read
     """
-    if len(buffers) == 1:
-        read_into(fd, buffers[0], offset, file)
-        return
     try:
         count = os.preadv(fd, buffers, offset)
     except OSError as error:
         raise from_os_error(error, file) from error
+    if count == size:
+        return
     for buffer in _after(count, buffers):
         read_into(fd, buffer, offset + count, file)
         count += len(buffer)
@@ -90,19 +90,19 @@ def write_all(fd: int, data: Bytes, offset: int, file: str) -> None:
         offset += count
 
 
-def write_from_all(fd: int, buffers: Sequence[memoryview], offset: int, file: str) -> None:
+def write_from_all(fd: int, buffers: Sequence[memoryview], offset: int, size: int, file: str) -> None:
     """Write several buffers of bytes, one after the other, at `offset`.
 
     :param buffers: at most 1024
+    :param size: their bytes, all together
     :raises DiskFull, DataLoss: as `write_all`
     """
-    if len(buffers) == 1:
-        write_all(fd, buffers[0], offset, file)
-        return
     try:
-        count = os.pwritev(fd, buffers, offset)
+        count = os.pwrite(fd, buffers[0], offset) if len(buffers) == 1 else os.pwritev(fd, buffers, offset)
     except OSError as error:
         raise from_os_error(error, file) from error
+    if count == size:
+        return
     for buffer in _after(count, buffers):
         write_all(fd, buffer, offset + count, file)
         count += len(buffer)
@@ -110,11 +110,10 @@ def write_from_all(fd: int, buffers: Sequence[memoryview], offset: int, file: st
 
 def _after(count: int, buffers: Sequence[memoryview]) -> list[memoryview]:
     """What is left of some buffers after so many bytes."""
-    if count == sum(map(len, buffers)):
-        return []
     rest = []
     for buffer in buffers:
-        rest.append(buffer[count:])
+        if count < len(buffer):
+            rest.append(buffer[count:])
         count = max(0, count - len(buffer))
     return rest
 

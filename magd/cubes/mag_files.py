@@ -21,6 +21,7 @@ Writing many boxes (`write_many`), cube file after cube file:
 3. A box that is not in the files will be applied again, or laid over what is read. So a later one that overlaps it
    counts as not in the files either, also where its own cube files were written: else older voxels would come to lie
    over newer ones.
+4. What lies below a box that covers all of a cube file is not written there.
 
 Files that another program changed: the first that is noticed stops the mag. All reads and writes fail from then on,
 since what is in memory or in the journal may belong to other files than those that are there now. To accept the
@@ -174,7 +175,7 @@ class MagFiles:
 
     @property
     def unsynced_bytes(self) -> int:
-        """Bytes written since they were last brought to the disk by `sync`."""
+        """Bytes of boxes in raw cube files, and of new compressed ones, that were not brought to the disk by `sync`."""
         return self._unsynced.size_bytes
 
     def read(self, box: Box) -> VoxelArray:
@@ -244,10 +245,11 @@ class MagFiles:
             for index, part in parts:
                 self._writer.write_raw(index, [self._box_copy(part, box, rows)])
 
-    def write_many(self, writes: Sequence[tuple[Box, VoxelArray]]) -> WrittenBoxes:
+    def write_many(self, writes: Sequence[tuple[Box, VoxelArray]], *, later: Sequence[Box] = ()) -> WrittenBoxes:
         """Write boxes that may overlap: later ones lie over earlier ones.
 
         :param writes: as of `write`
+        :param later: boxes that will be written after these: a cube file that one of them covers is left out
         :return: which of them are wholly in the files, and why the others are not
         :raises InvalidRequest, NotAllowed: one cannot be written at all, or the mag is open for reading only; nothing
             was changed
@@ -268,7 +270,11 @@ class MagFiles:
         first_error: MagdError | None = None
         for index in sorted(by_cube_file, key=lambda index: (index.z, index.y, index.x)):
             parts = by_cube_file[index]
-            pieces = [(part, writes[number][0], rows[number]) for number, part in parts]
+            whole = box_of_cube_file(index, self.header.cube_len)
+            if any(box.contains(whole) for box in later):
+                continue
+            first = max((at for at, (_, part) in enumerate(parts) if part == whole), default=0)
+            pieces = [(part, writes[number][0], rows[number]) for number, part in parts[first:]]
             try:
                 if self.header.block_type.is_compressed:
                     self._writer.write_compressed([(index, [self._block_copy(*piece) for piece in pieces])])
@@ -280,17 +286,19 @@ class MagFiles:
         return WrittenBoxes(_all_in_files([box for box, _ in writes], failed), first_error)
 
     def link(self, box: Box, paths: Sequence[str]) -> bool:
-        """Make files the cube files under a box, in a raw mag. The names they have, they keep.
+        """Make files the cube files under a box, in a raw mag. The names they have, they keep. Cube files that are
+        there are replaced.
 
         :param box: in voxels of the mag
         :param paths: relative to the folder of the mag, of whole cube files that hold the box and nothing else, in
             (z, y, x) order; they are on the disk
-        :return: False: there is a cube file already. Some of the others may be cube files now
+        :return: False: there is a cube file already that has other voxels too. Some of the others may be cube files now
         :raises DiskFull, DataLoss, NotAllowed: as of `write`; some may be cube files now
         """
+        length = self.header.cube_len
         return all(
-            self._known.link(path, index)
-            for (index, _), path in zip(split_by_cube_file(box, self.header.cube_len), paths, strict=True)
+            self._known.link(path, index, may_replace=part == box_of_cube_file(index, length))
+            for (index, part), path in zip(split_by_cube_file(box, length), paths, strict=True)
         )
 
     def sync(self) -> None:

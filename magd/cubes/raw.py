@@ -1,9 +1,9 @@
 """Reading and writing parts of one raw cube file.
 
-Block n lies at data_offset + n * block_bytes. Blocks of a group that follow each other in Morton order go in one
-system call. A block that a box covers only in part is read, changed and written whole: so two writes
-may run at the same time only if they touch no common block. A reader of the other voxels of such a block sees
-no difference, since their bytes are replaced by equal ones.
+Block n lies at data_offset + n * block_bytes. What goes in one system call, box_plan.py tells. Of a block that a box
+covers only in part, whole planes are read, changed and written: so two writes may run at the same time only if they
+touch no common block. A reader of the other voxels of such a block sees no difference, since their bytes are replaced
+by equal ones.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from magd.cubes.parallel import for_each
 from magd.errors import from_os_error
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from magd.cubes.block_copy import BlockBuffer
-    from magd.cubes.box_copy import Blocks, BoxCopy, Group, Run
+    from magd.cubes.box_copy import BoxCopy
+    from magd.cubes.box_plan import Group
     from magd.cubes.cube_file import OpenCubeFile
     from magd.cubes.header import Header
 
@@ -31,18 +30,20 @@ def read_blocks(file: OpenCubeFile, copy: BoxCopy) -> None:
     :raises DataLoss: the file cannot be read, or ends too early
     """
 
+    groups = copy.groups("read")
+
     def read(group: Group) -> None:
+        moves = group.moves
         blocks = copy.in_box(group)
         if blocks is not None:
-            _read_runs(file, group.runs, blocks)
+            _read(file, group, blocks.data)
             return
-        memory = scratch.take(copy.group_bytes(group))
-        blocks = memory.array[: copy.group_bytes(group)]
-        _read_runs(file, group.runs, blocks)
-        copy.to_box(group, blocks)
+        memory = scratch.take(moves.memory_bytes + moves.gap_bytes)
+        _read(file, group, memory.array.data)
+        copy.to_box(group, memory.array)
         scratch.give_back(memory)
 
-    for_each(read, copy.groups, worth=copy.block_count * file.header.block_bytes)
+    for_each(read, groups, worth=copy.nbytes)
 
 
 def write_blocks(file: OpenCubeFile, copy: BoxCopy) -> None:
@@ -53,19 +54,22 @@ def write_blocks(file: OpenCubeFile, copy: BoxCopy) -> None:
     :raises DiskFull: some of the box may have been written
     """
 
+    groups = copy.groups("write")
+
     def write(group: Group) -> None:
+        moves = group.moves
         blocks = copy.in_box(group)
         if blocks is not None:
-            _write_runs(file, group.runs, blocks)
+            _write(file, group, blocks.data)
             return
-        memory = scratch.take(copy.group_bytes(group))
-        blocks = memory.array[: copy.group_bytes(group)]
-        _read_runs(file, copy.cut_runs(group), blocks)
-        copy.from_box(group, blocks)
-        _write_runs(file, group.runs, blocks)
+        memory = scratch.take(moves.memory_bytes + moves.gap_bytes)
+        bytes_in_memory = memory.array.data
+        _read(file, group, bytes_in_memory)
+        copy.from_box(group, memory.array)
+        _write(file, group, bytes_in_memory)
         scratch.give_back(memory)
 
-    for_each(write, copy.groups, worth=copy.block_count * file.header.block_bytes)
+    for_each(write, groups, worth=copy.nbytes)
 
 
 def read_run(file: OpenCubeFile, index: int, blocks: BlockBuffer) -> None:
@@ -90,21 +94,16 @@ def write_empty_file(fd: int, header: Header, path: str) -> None:
     write_all(fd, own.to_bytes(), 0, path)
 
 
-def _read_runs(file: OpenCubeFile, runs: Sequence[Run], blocks: Blocks) -> None:
-    start, block_bytes, memory = file.header.data_offset, file.header.block_bytes, blocks.data
-    for run in runs:
-        read_into_all(file.fd, _pieces(run, memory, block_bytes), start + run.first * block_bytes, file.path)
+def _read(file: OpenCubeFile, group: Group, memory: memoryview) -> None:
+    fd, start = file.fd, _offset(file.header, group.first)
+    for offset, size, pieces in group.moves.reads:
+        read_into_all(fd, [memory[begin:end] for begin, end in pieces], start + offset, size, file.path)
 
 
-def _write_runs(file: OpenCubeFile, runs: Sequence[Run], blocks: Blocks) -> None:
-    start, block_bytes, memory = file.header.data_offset, file.header.block_bytes, blocks.data
-    for run in runs:
-        write_from_all(file.fd, _pieces(run, memory, block_bytes), start + run.first * block_bytes, file.path)
-
-
-def _pieces(run: Run, memory: memoryview, block_bytes: int) -> list[memoryview]:
-    """The memory of the blocks of a run, in their order in the file."""
-    return [memory[start * block_bytes : end * block_bytes] for start, end in run.pieces]
+def _write(file: OpenCubeFile, group: Group, memory: memoryview) -> None:
+    fd, start = file.fd, _offset(file.header, group.first)
+    for offset, size, pieces in group.moves.writes:
+        write_from_all(fd, [memory[begin:end] for begin, end in pieces], start + offset, size, file.path)
 
 
 def _offset(header: Header, index: int) -> int:

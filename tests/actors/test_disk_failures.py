@@ -130,7 +130,7 @@ async def test_boxes_that_do_not_fit_into_the_files_stay_committed_until_there_i
     mag = await make_mag(storage)
     await write(storage, mag, (0, 0, 0), filled(1))
     await storage.flush("", to_files=True)
-    with failing(monkeypatch, "pwrite", errno.ENOSPC, in_cube_file):
+    with failing(monkeypatch, "pwritev", errno.ENOSPC, in_cube_file):
         await write(storage, mag, (0, 0, 0), filled(2))
         with pytest.raises(DiskFull):
             await storage.flush("", to_files=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from itertools import product
+from typing import TYPE_CHECKING, Literal, TypeAlias
 from unittest import mock
 
 import numpy as np
@@ -9,14 +12,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from magd.cubes import box_copy, decode
+from magd.cubes import box_plan, decode
 from magd.cubes.block_copy import rows_of
 from magd.cubes.box_copy import BoxCopy
+from magd.cubes.box_plan import plan
 from magd.cubes.header import BlockType, Header
 from magd.cubes.layout import morton_index
 from magd.errors import DataLoss
 from magd.geometry import Box, Vec3
 from magd.voxels import VoxelArray, VoxelFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from magd.cubes.box_plan import Group
+
+Bytes: TypeAlias = np.ndarray[tuple[int], np.dtype[np.uint8]]
+Stored: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.uint8]]
+"""The blocks of a cube file, one after the other."""
 
 
 @st.composite
@@ -28,7 +41,7 @@ def boxes(draw: st.DrawFn, cube_len: int) -> Box:
 @st.composite
 def headers(draw: st.DrawFn) -> Header:
     voxels = VoxelFormat.of(draw(st.sampled_from(["uint8", "uint16", "float64"])), draw(st.integers(1, 3)))
-    return Header(voxels, draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([2, 4])), BlockType.RAW)
+    return Header(voxels, draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([2, 4, 8])), BlockType.RAW)
 
 
 def some_voxels(header: Header, size: Vec3, seed: int) -> VoxelArray:
@@ -36,7 +49,7 @@ def some_voxels(header: Header, size: Vec3, seed: int) -> VoxelArray:
     return np.asfortranarray(values.astype(header.voxels.dtype))
 
 
-def blocks_of(header: Header, cube: VoxelArray) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+def blocks_of(header: Header, cube: VoxelArray) -> Stored:
     """The blocks of a whole cube file in Morton order, one by one."""
     length = header.block_len
     blocks = np.empty((header.blocks_per_file, header.block_bytes), np.uint8)
@@ -47,10 +60,10 @@ def blocks_of(header: Header, cube: VoxelArray) -> np.ndarray[tuple[int, int], n
     return blocks
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.data(), headers(), st.integers(1, 80), st.booleans())
-def test_boxes_and_blocks_are_copied_both_ways_however_they_are_cut_into_groups(
-    data: st.DataObject, header: Header, most: int, is_part: bool
+@settings(max_examples=200, deadline=None)
+@given(st.data(), headers(), st.integers(1, 80), st.sampled_from([0, 16, 1 << 16]), st.booleans())
+def test_boxes_and_blocks_are_copied_both_ways_however_they_are_cut_into_groups_and_calls(
+    data: st.DataObject, header: Header, most: int, worth: int, is_part: bool
 ) -> None:
     box = data.draw(boxes(header.cube_len))
     inside = tuple(slice(start, end) for start, end in zip(box.offset, box.end, strict=True))
@@ -60,45 +73,119 @@ def test_boxes_and_blocks_are_copied_both_ways_however_they_are_cut_into_groups(
     size, voxel = box.size, header.voxels.bytes_per_voxel
     rows = rows_of(larger)[: size.z, : size.y, : size.x * voxel]
     in_rows = larger[:, : size.x, : size.y, : size.z]
-
-    with mock.patch.object(box_copy, "GROUP_BYTES", most * header.block_bytes):
-        copy = BoxCopy(header, box, rows)
-    found = sorted(index for group in copy.groups for index in group.indices)
-    assert len(found) == len(set(found)) == copy.block_count
+    copy = BoxCopy(header, box, rows)
+    assert copy.nbytes == in_rows.nbytes
+    with planned(most * header.block_bytes, worth):
+        reading, writing, decoding = copy.groups("read"), copy.groups("write"), copy.groups("decode")
+    touched = {int(morton_index(*(np.array(at) for at in block))) for block in blocks_under(box, header.block_len)}
     stored = blocks_of(header, old)
-    for group in copy.groups:
-        assert len(group.indices) <= most
-        assert [at for run in group.runs for at in range(run.first, run.first + blocks_in(run))] == list(group.indices)
-        blocks = np.empty((len(group.indices), header.block_bytes), np.uint8)
-        blocks[list(group.places)] = stored[list(group.indices)]
-        same = copy.in_box(group)
-        if same is not None:
-            same[...] = blocks.reshape(-1)
-        else:
-            copy.to_box(group, blocks.reshape(-1))
+
+    for group in reading:
+        memory = np.full(group.moves.memory_bytes + group.moves.gap_bytes, 0xEE, np.uint8)
+        read(stored, group, memory)
+        fill(copy, group, memory)
+    np.testing.assert_array_equal(in_rows, old[:, *inside])
+
+    in_rows[...] = 0
+    found = [group.first + index for group in decoding for index in group.moves.indices]
+    assert sorted(found) == sorted(touched)
+    for group in decoding:
+        assert len(group.moves.indices) <= most
+        assert list(group.moves.indices) == sorted(group.moves.indices)
+        memory = np.empty(group.moves.memory_bytes, np.uint8)
+        for index, place in zip(group.moves.indices, group.moves.places, strict=True):
+            memory[place : place + header.block_bytes] = stored[group.first + index]
+        fill(copy, group, memory)
     np.testing.assert_array_equal(in_rows, old[:, *inside])
 
     in_rows[...] = new[:, *inside]
     expected = old.copy(order="F")
     expected[:, *inside] = new[:, *inside]
-    written = stored.copy()
-    for group in copy.groups:
-        # Of blocks that lie wholly in the box, the old voxels are not needed.
-        blocks = np.full((len(group.indices), header.block_bytes), 0xEE, np.uint8)
-        for run in copy.cut_runs(group):
-            places = [place for start, end in run.pieces for place in range(start, end)]
-            blocks[places] = stored[run.first : run.first + len(places)]
+    for group in writing:
+        # What is not read, because the box lies over it, is not needed.
+        memory = np.full(group.moves.memory_bytes + group.moves.gap_bytes, 0xEE, np.uint8)
+        read(stored, group, memory)
         same = copy.in_box(group)
         if same is None:
-            copy.from_box(group, blocks.reshape(-1))
+            copy.from_box(group, memory)
         else:
-            blocks.reshape(-1)[...] = same
-        written[list(group.indices)] = blocks[list(group.places)]
-    np.testing.assert_array_equal(written, blocks_of(header, expected))
+            memory[: same.size] = same
+        assert write(stored, group, memory) <= touched, "somebody else may write other blocks"
+    np.testing.assert_array_equal(stored, blocks_of(header, expected))
 
 
-def blocks_in(run: box_copy.Run) -> int:
-    return sum(end - start for start, end in run.pieces)
+@contextmanager
+def planned(group_bytes: int, call_bytes: int) -> Iterator[None]:
+    """Plan anew, with other limits."""
+    with mock.patch.multiple(box_plan, GROUP_BYTES=group_bytes, GAP_BYTES=call_bytes, CALL_BYTES=call_bytes):
+        box_plan.forget()
+        yield
+    box_plan.forget()
+
+
+def blocks_under(box: Box, length: int) -> Iterator[tuple[int, int, int]]:
+    first, last = box.offset // length, box.end.ceildiv(length)
+    return product(range(first.x, last.x), range(first.y, last.y), range(first.z, last.z))
+
+
+def read(stored: Stored, group: Group, memory: Bytes) -> None:
+    """Move from the file into memory."""
+    for transfer in group.moves.reads:
+        at = start = group.first * stored.shape[1] + transfer.offset
+        for first, last in transfer.pieces:
+            memory[first:last] = stored.reshape(-1)[at : at + last - first]
+            at += last - first
+        assert at - start == transfer.size
+
+
+def write(stored: Stored, group: Group, memory: Bytes) -> set[int]:
+    """Move from memory into the file. Gives the blocks that were written to."""
+    blocks: set[int] = set()
+    for transfer in group.moves.writes:
+        at = start = group.first * stored.shape[1] + transfer.offset
+        for first, last in transfer.pieces:
+            stored.reshape(-1)[at : at + last - first] = memory[first:last]
+            at += last - first
+        assert at - start == transfer.size
+        blocks.update(range(start // stored.shape[1], (at - 1) // stored.shape[1] + 1))
+    return blocks
+
+
+def fill(copy: BoxCopy, group: Group, memory: Bytes) -> None:
+    """Copy from memory into the box."""
+    same = copy.in_box(group)
+    if same is None:
+        copy.to_box(group, memory)
+    else:
+        same[...] = memory[: same.size]
+
+
+@pytest.mark.parametrize("purpose", ["read", "write"])
+def test_a_small_box_takes_few_system_calls_and_not_much_more_than_its_planes(
+    purpose: Literal["read", "write"],
+) -> None:
+    # Eight blocks far apart in the file, each of them needed in part.
+    (group,) = plan(purpose, 32, 1, (43, 75, 101), (32, 32, 32))
+    assert group.moves.memory_bytes == 2 * 2 * 32**3
+    assert len(group.moves.reads) == 4
+    assert len(group.moves.writes) == (8 if purpose == "write" else 0)
+    # One plane, as of an image stack: nothing of the others is touched.
+    (group,) = plan(purpose, 32, 1, (40, 64, 64), (1, 64, 64))
+    assert group.moves.memory_bytes == 64 * 64
+    assert sum(transfer.size for transfer in group.moves.writes) == (64 * 64 if purpose == "write" else 0)
+    assert not group.moves.reads or purpose == "read"
+
+
+def test_blocks_that_follow_each_other_are_written_whole_rather_than_in_more_calls() -> None:
+    (group,) = plan("write", 32, 1, (3, 0, 1), (32, 64, 62))
+    assert [transfer.size for transfer in group.moves.writes] == [8 * 32**3]
+    # Of blocks that are larger it would be more than a call is worth.
+    (group,) = plan("write", 32, 8, (3, 0, 1), (32, 64, 62))
+    assert len(group.moves.writes) == 7
+    # Where nothing needs to be read, neither.
+    (group,) = plan("write", 32, 1, (3, 0, 0), (32, 64, 64))
+    assert len(group.moves.writes) == 7
+    assert not group.moves.reads
 
 
 @pytest.mark.parametrize("finds_it", [True, False])
