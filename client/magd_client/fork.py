@@ -7,7 +7,8 @@ stderr), and a child that uses gRPC hangs or crashes now and then. So
 1. every bounded call of the sync client holds the gate;
 2. before a fork, new calls wait at the gate, and those under way get some seconds to end;
 3. conversations, which last, are ended: their owners begin new ones;
-4. after it, the parent opens the gate; the child gets a new gate and a new epoch.
+4. last, the fork waits for the undivided steps of other threads, which are short: what was opened is noted by then;
+5. after it, the parent opens the gate; the child gets a new gate and a new epoch.
 
 Each connection remembers the epoch of its channel, and makes a new one in another epoch. The parent's channel
 is kept, unused, for ever: destroying it in the child would touch threads that do not exist there.
@@ -82,6 +83,8 @@ class _Gate:
 
 _gate = _Gate()
 _lock = threading.Lock()
+_step = threading.RLock()
+"""Held by undivided steps, and over a fork. A thread that forks within a step of its own does not wait for itself."""
 _epoch = 0
 _used: Final[set[int]] = set()
 """Epochs in which a sync channel was opened."""
@@ -101,6 +104,16 @@ def call() -> Iterator[None]:
         yield
     finally:
         gate.leave()
+
+
+@contextmanager
+def undivided() -> Iterator[None]:
+    """Around a short step that a forked child must find done or not begun: to open a file and note its descriptor.
+
+    Nothing in it may wait for a call.
+    """
+    with _step:
+        yield
 
 
 class Ending(Protocol):
@@ -170,11 +183,22 @@ def _open_gate() -> None:
     _gate.open()
 
 
+def _hold_steps() -> None:
+    _step.acquire()
+
+
+def _release_steps() -> None:
+    _step.release()
+
+
 def _begin_child() -> None:
-    global _gate, _lock, _epoch  # noqa: PLW0603  # the child is a new process
+    global _gate, _lock, _step, _epoch  # noqa: PLW0603  # the child is a new process
     _gate = _Gate()
     _lock = threading.Lock()
+    _step = threading.RLock()
     _epoch += 1
 
 
+# What is to be done before a fork is done in reverse order: steps go on until all calls have ended.
+os.register_at_fork(before=_hold_steps, after_in_parent=_release_steps)
 os.register_at_fork(before=_close_gate, after_in_parent=_open_gate, after_in_child=_begin_child)

@@ -14,10 +14,10 @@ from __future__ import annotations
 import os
 import stat
 import threading
-import weakref
 from typing import TYPE_CHECKING, Final, Self
 
 from magd.v1 import volume_pb2
+from magd_client import fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,8 +29,8 @@ and 9.7, 8 MiB 7.4 and 10.2; reads of 2 MiB 5.0 and 4.3, 4 MiB 7.9 and 8.7, 8 Mi
 PIECE_BYTES: Final = 4 << 20
 """What one message names, so that one end copies while the other has the piece before."""
 
-_open: Final[weakref.WeakSet[Region]] = weakref.WeakSet()
-"""Those of this process. A forked child closes them."""
+_open: Final[set[Region]] = set()
+"""Those of this process. A forked child closes them: whatever has a descriptor is in here when a process forks."""
 
 
 class Region:
@@ -56,15 +56,17 @@ class Region:
         :raises OSError: it is not there (for a client in another container), is of another user, or is not what the
             daemon says
         """
-        fd = os.open(leased.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with fork.undivided():
+            fd = os.open(leased.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            region = cls(leased.region, fd, leased.size_bytes)
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode) or status.st_size < leased.size_bytes:
                 raise OSError(f"{leased.path} is not a file of {leased.size_bytes} bytes")
-            return cls(leased.region, fd, leased.size_bytes)
         except BaseException:
-            os.close(fd)
+            region.close()
             raise
+        return region
 
     @property
     def whole(self) -> volume_pb2.SharedMemory:
@@ -95,9 +97,11 @@ class Region:
         self._close()
 
     def _close(self) -> None:
-        if self._is_open:
-            self._is_open = False
-            os.close(self._fd)
+        with fork.undivided():
+            if self._is_open:
+                self._is_open = False
+                _open.discard(self)
+                os.close(self._fd)
 
     def _move(self, rest: memoryview, at: int, move: Callable[[memoryview, int], int]) -> bool:
         with self._lock:
