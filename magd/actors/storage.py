@@ -503,5 +503,5 @@ def _begin_staging(folder: str | None, header: Header, box: Box, reserve_bytes: 
     except MagdError:
         return Staging(None, sync=sync)
     if can_become_cube_files(folder, header, box):
-        return PartStaging(folder, box, header, sync=sync)
+        return PartStaging(folder, box, header)
     return Staging(folder, sync=sync)

@@ -46,10 +46,11 @@ def read_blocks(file: OpenCubeFile, copy: BoxCopy) -> None:
     for_each(read, groups, worth=copy.nbytes)
 
 
-def write_blocks(file: OpenCubeFile, copy: BoxCopy) -> None:
+def write_blocks(file: OpenCubeFile, copy: BoxCopy, *, alone: bool = False) -> None:
     """Write the box of `copy` into a raw cube file that is open for reading and writing, by several threads if there
     is much to do.
 
+    :param alone: by this thread only: for who has others at work beside it already
     :raises DataLoss: the file cannot be written, or ends too early
     :raises DiskFull: some of the box may have been written
     """
@@ -69,7 +70,7 @@ def write_blocks(file: OpenCubeFile, copy: BoxCopy) -> None:
         _write(file, group, bytes_in_memory)
         scratch.give_back(memory)
 
-    for_each(write, groups, worth=copy.nbytes)
+    for_each(write, groups, worth=0 if alone else copy.nbytes)
 
 
 def read_run(file: OpenCubeFile, index: int, blocks: BlockBuffer) -> None:

@@ -1,7 +1,8 @@
 """The data of one large write, on its way into files that can become cube files while it arrives: see `parts`.
 
 As `staging`, but that the voxels are brought into blocks: whenever layers of blocks along z are complete, they are
-written. What arrives comes in the order of the box, with z slowest.
+written. What arrives comes in the order of the box, with z slowest. All of it goes to the disk as it comes, whatever
+the write is promised: it has to be there before a part can become a cube file.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class PartStaging(Staging):
     :param header: of the mag, which is raw
     """
 
-    def __init__(self, mag_folder: str, box: Box, header: Header, *, sync: bool) -> None:
+    def __init__(self, mag_folder: str, box: Box, header: Header) -> None:
         self._box: Final = box
         self._header: Final = header
         self._rows: Rows | None = None
@@ -38,7 +39,7 @@ class PartStaging(Staging):
         self._parts: Final = parts_of(box, header)
         self._files: Final[list[OpenCubeFile]] = []
         self._written_z = box.offset.z
-        super().__init__(mag_folder, sync=sync, count=len(self._parts))
+        super().__init__(mag_folder, sync=True, count=len(self._parts))
 
     @property
     def header(self) -> Header | None:
@@ -71,7 +72,7 @@ class PartStaging(Staging):
         for file, (_, part) in zip(self._files, self._parts, strict=True):
             common = part.intersection(layers)
             if not common.is_empty:
-                raw.write_blocks(file, copy_of(common, box, rows, self._header))
+                raw.write_blocks(file, copy_of(common, box, rows, self._header), alone=True)
         self._written_z = end_z
 
 

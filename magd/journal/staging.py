@@ -2,8 +2,8 @@
 
 1. Bytes are taken in their order, piece after piece: into a checksum, and into a file with a name of its own in the
    journal's folder. No record names it, so a crash leaves nothing but the file, which the next start removes.
-2. For a write that has to reach the disk the file is synced now and then, so that at the end little is left to sync;
-   not while too many others do.
+2. Where the file has to reach the disk, the disk is told to begin with each piece, so that at the end little is left to
+   sync. Nobody waits for that.
 3. When the record is written, the file gets the name of its side file. It is synced once more with the record, through
    the descriptor it was written with: no failed write-back goes unheard.
 4. If anything goes wrong with the file, a sync that fails included, it is given up: nothing depends on it. The record
@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import os
 import secrets
-import threading
 from typing import TYPE_CHECKING, Final
 
 import xxhash
 
 from magd.atomic import unlink_if_there
+from magd.cubes.writeback import start_writeback
 from magd.errors import MagdError
 from magd.journal.exact_write import write_all
 from magd.journal.places import journal_folder, staged_path
@@ -33,17 +33,12 @@ if TYPE_CHECKING:
     from magd.cubes.header import Header
     from magd.voxels import VoxelArray
 
-SYNC_BYTES: Final = 16 << 20
-"""What is written at least between two syncs."""
-_MAY_SYNC: Final = threading.BoundedSemaphore(2)
-"""Of all that arrives at a time: who does not wait for the disk is not to wait for the syncs of those who do."""
-
 
 class Staging:
     """The checksum of data, and as long as nothing goes wrong the file with it.
 
     :param mag_folder: of the mag; None: only the checksum is wanted
-    :param sync: bring it to the disk as it comes
+    :param sync: have the disk begin with it as it comes
     :param count: of files
 
     :ivar size_bytes: taken so far
@@ -55,7 +50,6 @@ class Staging:
         self.is_handed_over = False
         self._digest: Final = xxhash.xxh3_64()
         self._sync: Final = sync
-        self._unsynced_bytes = 0
         self._paths: list[str] = []
         self._fds: list[int] = []
         if mag_folder is not None:
@@ -87,14 +81,9 @@ class Staging:
         if self._fds:
             try:
                 self._write(data)
-                self._unsynced_bytes += len(data)
-                if self._sync and self._unsynced_bytes >= SYNC_BYTES and _MAY_SYNC.acquire(blocking=False):
-                    try:
-                        for fd in self._fds:
-                            os.fdatasync(fd)
-                    finally:
-                        _MAY_SYNC.release()
-                    self._unsynced_bytes = 0
+                if self._sync:
+                    for fd in self._fds:
+                        start_writeback(fd, 0, 0)
             except (OSError, MagdError):
                 self.discard()
         self._digest.update(data)

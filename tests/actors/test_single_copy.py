@@ -18,7 +18,7 @@ from magd.actors.types import Bounds, Mask, WriteCommand
 from magd.cubes.mag_files import MagFiles
 from magd.errors import MagdError
 from magd.geometry import Box
-from magd.journal import journal_file, staging
+from magd.journal import journal_file
 from magd.voxels import VoxelArray, VoxelFormat
 from tests.support.voxels import make_mag, read, until, write
 
@@ -38,7 +38,6 @@ def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage_module, "SIDE_BYTES", 1000)
     monkeypatch.setattr(journal_file, "SIDE_BYTES", 1000)
     monkeypatch.setattr(arrival_module, "PIECE_BYTES", 3000)
-    monkeypatch.setattr(staging, "SYNC_BYTES", 5000)
 
 
 async def arrive(storage: Storage, name: MagName, box: Box, data: VoxelArray, durability: Durability) -> None:

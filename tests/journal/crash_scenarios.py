@@ -37,7 +37,7 @@ from magd.cubes.cube_file import OpenCubeFile
 from magd.cubes.layout import split_by_cube_file
 from magd.errors import MagdError, Reason, Unavailable
 from magd.geometry import BoundingBox, Box, Vec3
-from magd.journal import journal_file, staging
+from magd.journal import journal_file
 from magd.journal.journal import Journal, OldFiles
 from magd.journal.part_staging import PartStaging
 from magd.journal.parts import copy_of, header_of
@@ -382,7 +382,7 @@ class Life:
             staging = Staging(self.disk.root, sync=sync)
             if record.data.nbytes > SIDE_BYTES and self.rng.random() < 0.8:
                 staging.discard()
-                staging = PartStaging(self.disk.root, record.box, self.files.header, sync=sync)
+                staging = PartStaging(self.disk.root, record.box, self.files.header)
                 staging.attach(record.data)
             data = record.data.reshape(-1, order="F").data.cast("B")
             size = self.rng.randrange(1, len(data) + 1)
@@ -538,7 +538,6 @@ def run_scenario(
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(journal_file, "SIDE_BYTES", SIDE_BYTES)
-        patch.setattr(staging, "SYNC_BYTES", SIDE_BYTES // 4)
         root = Path(scratch, "0")
         root.mkdir()
         disk = RecordedDisk(str(root))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +29,6 @@ LARGE = Box.of((0, 0, 0), (20, 20, 10))
 @pytest.fixture(autouse=True)
 def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_file, "SIDE_BYTES", 1000)
-    monkeypatch.setattr(staging, "SYNC_BYTES", 4000)
 
 
 def begin(folder: Path) -> Journal:
@@ -99,7 +97,7 @@ def test_without_a_folder_there_is_a_checksum_and_no_file(tmp_path: Path) -> Non
     check_recovered(tmp_path, record)
 
 
-@pytest.mark.parametrize("call", ["open", "pwritev", "fdatasync", "rename", "mkdir"])
+@pytest.mark.parametrize("call", ["open", "pwritev", "rename", "mkdir"])
 def test_when_the_file_fails_the_data_is_written_from_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
@@ -131,18 +129,16 @@ def test_when_the_file_fails_the_data_is_written_from_memory(
     check_recovered(tmp_path, record)
 
 
-def test_who_arrives_does_not_wait_for_the_disk_behind_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced: list[int] = []
-    monkeypatch.setattr(os, "fdatasync", synced.append)
+@pytest.mark.parametrize("sync", [False, True])
+def test_the_disk_begins_while_data_arrives_if_it_has_to_reach_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: bool
+) -> None:
+    begun: list[int] = []
+    monkeypatch.setattr(staging, "start_writeback", lambda fd, offset, size: begun.append(fd))
+    staged = Staging(str(tmp_path), sync=sync)
     record = make_write(1, box=LARGE)
-    staged = Staging(str(tmp_path), sync=True)
-    with ExitStack() as others:
-        for _ in range(2):
-            others.enter_context(staging._MAY_SYNC)
-        arrive(staged, record)
-        assert synced == []
-    staged.take(memoryview(b"more"))
-    assert len(synced) == 1
+    arrive(staged, record, piece=1000)
+    assert len(begun) == (record.data.nbytes // 1000 if sync else 0)
     staged.discard()
 
 
