@@ -39,18 +39,18 @@ class BoxCopy:
     """A box in memory, and the blocks that it touches in one cube file. Several threads may use it.
 
     :param header: of the mag or the cube file
-    :param box: lies in the cube file; in voxels from the first of the cube file
+    :param box: lies in one cube file; in voxels of the mag, or from the first of the cube file
     :param rows: the bytes of `box` in memory
     """
 
     __slots__ = ("_length", "_row", "_rows", "_size", "_start", "_voxel")
 
     def __init__(self, header: Header, box: Box, rows: Rows) -> None:
-        offset, size = box.offset, box.size
+        offset, size, cube_len = box.offset, box.size, header.block_len * header.file_len
         self._length: Final = header.block_len
         self._voxel: Final = header.voxels.bytes_per_voxel
         self._row: Final = self._length * self._voxel
-        self._start: Final = (offset.z, offset.y, offset.x)
+        self._start: Final = (offset.z % cube_len, offset.y % cube_len, offset.x % cube_len)
         self._size: Final = (size.z, size.y, size.x)
         self._rows: Final = rows
 

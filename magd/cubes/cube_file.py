@@ -69,12 +69,15 @@ class OpenCubeFile:
         """The length of the file."""
         return self.status.st_size
 
-    def has_its_header(self) -> bool:
-        """Whether the file still starts with the header that was read when it was opened.
+    def starts_with(self, data: bytes) -> bool:
+        """Whether these are its first bytes.
 
-        :raises DataLoss: it cannot be read, or is too short by now
+        :raises DataLoss: it cannot be read
         """
-        return read_exactly(self.fd, HEADER_BYTES, 0, self.path) == self.header.to_bytes()
+        try:
+            return os.pread(self.fd, len(data), 0) == data
+        except OSError as error:
+            raise from_os_error(error, self.path) from error
 
     def close(self) -> None:
         """Close the descriptor. Once only."""

@@ -61,7 +61,7 @@ class CubeWriter:
             finally:
                 # Also after an error: what was written must be heard of when it cannot be synced.
                 self._unsynced.add_file(handle, sum(copy.nbytes for copy in copies))
-                self._unsynced.add_folder(os.path.dirname(handle.relative), has_new_entry=is_new)
+                self._unsynced.add_folder(handle.folder, has_new_entry=is_new)
 
     def write_compressed(self, copies: Iterable[tuple[Vec3, Sequence[BlockCopy]]]) -> None:
         """Write boxes into compressed cube files, all of them or none.

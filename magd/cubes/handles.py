@@ -61,6 +61,8 @@ class Handle(Shared):
         self.file: Final = file
         self.index: Final = index
         self.relative: Final = cube_file_path(index)
+        self.folder: Final = os.path.dirname(self.relative)
+        self.header_bytes: Final = file.header.to_bytes()
         self.is_writable: Final = is_writable
         self.identity: Final = identity_of(file.header, file.status)
         self.mtime_ns = file.status.st_mtime_ns
@@ -189,7 +191,7 @@ class Handles:
     def _has_its_header(handle: Handle, status: os.stat_result) -> bool:
         if handle.mtime_ns == status.st_mtime_ns:
             return True
-        if not handle.file.has_its_header():
+        if not handle.file.starts_with(handle.header_bytes):
             return False
         handle.mtime_ns = status.st_mtime_ns
         return True

@@ -8,6 +8,7 @@ and 3n + 2 of its index. So an aligned cube of 2^n blocks an edge is one contigu
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
@@ -17,7 +18,7 @@ from magd.cubes.header import MAX_LEN
 from magd.geometry import MAX_COORDINATE, Box, Vec3
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
 
@@ -61,19 +62,23 @@ def block_coordinates(index: IntArray) -> tuple[IntArray, IntArray, IntArray]:
     return axes[0], axes[1], axes[2]
 
 
-def split_by_cube_file(box: Box, cube_len: int) -> Iterator[tuple[Vec3, Box]]:
+def split_by_cube_file(box: Box, cube_len: int) -> Iterable[tuple[Vec3, Box]]:
     """The cube files that a box touches, in (z, y, x) order.
 
     :return: index of the cube file, and the part of the box in it, in voxels of the mag
     """
     offset, size = box.offset, box.size
-    cube = offset // cube_len
-    local_x, local_y, local_z = (offset.x % cube_len, offset.y % cube_len, offset.z % cube_len)
-    if max(local_x + size.x, local_y + size.y, local_z + size.z) <= cube_len and not box.is_empty:
-        yield cube, box  # most small boxes: nothing to cut
-        return
-    for part in box.split(cube_len):
-        yield part.offset // cube_len, part
+    x, y, z = offset.x // cube_len, offset.y // cube_len, offset.z // cube_len
+    if (
+        0 < size.x <= (x + 1) * cube_len - offset.x
+        and 0 < size.y <= (y + 1) * cube_len - offset.y
+        and 0 < size.z <= (z + 1) * cube_len - offset.z
+    ):
+        return ((_index(x, y, z), box),)  # most small boxes: nothing to cut
+    return ((part.offset // cube_len, part) for part in box.split(cube_len))
+
+
+_index = lru_cache(maxsize=256)(Vec3)  # small boxes mostly come to the same few
 
 
 def box_of_cube_file(index: Vec3, cube_len: int) -> Box:

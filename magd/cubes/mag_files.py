@@ -212,8 +212,7 @@ class MagFiles:
         :param box: in voxels of the mag
         :raises NotAllowed, DataLoss: `write` would be refused, as far as headers and lengths tell
         """
-        if self.read_only:
-            raise NotAllowed(f"{self.folder} is open for reading only", metadata={"file": self.folder})
+        self._require_writable()
         for index, _ in split_by_cube_file(box, self.header.cube_len):
             handle = self._known.find(index, writable=True)
             if handle is not None:
@@ -237,8 +236,11 @@ class MagFiles:
         _check_box(box)
         self._check_data(box, data)
         rows = rows_of(in_fortran_order(data))
-        self.check_write(box)
-        parts = split_by_cube_file(box, self.header.cube_len)
+        parts = tuple(split_by_cube_file(box, self.header.cube_len))
+        if len(parts) == 1:
+            self._require_writable()  # the cube file is looked at before it is written
+        else:
+            self.check_write(box)
         if self.header.block_type.is_compressed:
             self._writer.write_compressed((index, [self._block_copy(part, box, rows)]) for index, part in parts)
         else:
@@ -257,8 +259,7 @@ class MagFiles:
         Each cube file is written once; the others are written where one fails. Of a box that is not in the files,
         any part may be: it is to be written again, together with all that are not, in the same order.
         """
-        if self.read_only:
-            raise NotAllowed(f"{self.folder} is open for reading only", metadata={"file": self.folder})
+        self._require_writable()
         by_cube_file: dict[Vec3, list[tuple[int, Box]]] = {}
         for number, (box, data) in enumerate(writes):
             _check_box(box)
@@ -362,15 +363,17 @@ class MagFiles:
 
     def _box_copy(self, part: Box, box: Box, rows: Rows) -> BoxCopy:
         voxel = self.header.voxels.bytes_per_voxel
-        return BoxCopy(self.header, self._in_cube_file(part), part_of(rows, box, part, voxel))
+        return BoxCopy(self.header, part, part_of(rows, box, part, voxel))
 
     def _block_copy(self, part: Box, box: Box, rows: Rows) -> BlockCopy:
         voxel = self.header.voxels.bytes_per_voxel
-        return BlockCopy(self.header, self._in_cube_file(part), part_of(rows, box, part, voxel))
-
-    def _in_cube_file(self, part: Box) -> Box:
         cube_len, offset = self.header.cube_len, part.offset
-        return Box(Vec3(offset.x % cube_len, offset.y % cube_len, offset.z % cube_len), part.size)
+        in_cube_file = Box(Vec3(offset.x % cube_len, offset.y % cube_len, offset.z % cube_len), part.size)
+        return BlockCopy(self.header, in_cube_file, part_of(rows, box, part, voxel))
+
+    def _require_writable(self) -> None:
+        if self.read_only:
+            raise NotAllowed(f"{self.folder} is open for reading only", metadata={"file": self.folder})
 
     def _check_data(self, box: Box, data: VoxelArray) -> None:
         voxels = self.header.voxels

@@ -55,13 +55,21 @@ class Unsynced:
 
     def add_file(self, handle: Handle, size_bytes: int) -> None:
         """Note bytes written to a file. The descriptor they were written with has one user more until it is synced."""
-        key = (handle.file.status.st_dev, handle.file.status.st_ino)
+        key = handle.identity[:2]
         with self._changing:
             written = self._files.get(key)
             if written is None:
                 handle.share()
                 written = self._files[key] = _Written(handle, 0)
             written.size_bytes += size_bytes
+
+    def forget(self, handle: Handle) -> None:
+        """Forget what was written to a file: another one, that is on the disk, has its name now. The folder was noted
+        before."""
+        with self._changing:
+            written = self._files.pop((handle.file.status.st_dev, handle.file.status.st_ino), None)
+        if written is not None:
+            written.handle.release()
 
     def add_folder(self, relative: str, *, has_new_entry: bool, size_bytes: int = 0) -> None:
         """Note a folder in which a file was written.
@@ -72,6 +80,8 @@ class Unsynced:
         Where it is the first time, the folder and its parents count as unsynced in any case: who made them
         may have died before he synced them.
         """
+        if relative in self._seen_folders and not has_new_entry and not size_bytes:
+            return
         with self._changing:
             if relative not in self._seen_folders:
                 self._seen_folders.add(relative)
@@ -86,9 +96,7 @@ class Unsynced:
 
         :raises DataLoss: this sync, or an earlier one, failed
         """
-        with self._changing:
-            is_full = len(self._files) >= MAX_OPEN
-        if is_full:
+        if len(self._files) >= MAX_OPEN:
             self.sync()
 
     def sync(self) -> None:
