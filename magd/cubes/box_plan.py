@@ -10,8 +10,7 @@ To ask numpy or the system for the bytes of one block takes longer than to move 
    the order of the rows in memory depends on three numbers only.
 3. What lies together in the file goes in one system call. What is read may also have gaps, which are read and thrown
    away: that takes less time than another call. What is written has none, as a gap may be a block that somebody else
-   writes. But where blocks have to be read before they are written, those that the box cuts along z are read and
-   written whole if that makes fewer calls.
+   writes.
 4. Where a group lies in the file is a matter of one number, the index of its first block: how the others follow in
    Morton order repeats itself all over the file. So what was worked out for one place serves others.
 
@@ -42,8 +41,6 @@ GROUP_ROWS: Final = 1 << 16
 """The rows of these blocks, at most: for each, its place is remembered."""
 GAP_BYTES: Final = 64 << 10
 """What is read and thrown away rather than making another system call."""
-CALL_BYTES: Final = 32 << 10
-"""What is read, copied and written once more rather than making another system call that writes."""
 MOST_PIECES: Final = 512
 """Of memory that one system call fills; Linux takes up to 1024."""
 MOST_KEPT_LENGTHS: Final = 4
@@ -247,7 +244,6 @@ def _moves(
     """
     plane_bytes = length * length * voxel
     depth, height, width = blocks
-    all_planes = (0, depth * length)
     cut_columns = {
         row * width + column
         for row in range(height)
@@ -258,24 +254,13 @@ def _moves(
         or (column == width - 1 and is_cut_along_x[1])
     }
     in_order = _morton_order(first, blocks)
-    planes = all_planes if purpose == "decode" else z
+    planes = (0, depth * length) if purpose == "decode" else z
     spans = _spans(in_order, length, plane_bytes, planes)
     writes: tuple[Transfer, ...] = ()
     old = spans
     if purpose == "write":
         writes = _transfers(spans, 0, 0)
-        if planes != all_planes and cut_columns:
-            whole = _spans(in_order, length, plane_bytes, all_planes)
-            in_whole = _transfers(whole, 0, 0)
-            more = depth * length - (planes[1] - planes[0])
-            if (len(writes) - len(in_whole)) * CALL_BYTES > more * height * width * plane_bytes:
-                spans, writes, planes = whole, in_whole, all_planes
-        cut_layers = {k for k, is_cut in ((0, z[0] > planes[0]), (depth - 1, z[1] < planes[1])) if is_cut}
-        old = [
-            span
-            for span, (_, k, column) in zip(spans, in_order, strict=True)
-            if column in cut_columns or k in cut_layers
-        ]
+        old = [span for span, (_, _, column) in zip(spans, in_order, strict=True) if column in cut_columns]
     memory_bytes = (planes[1] - planes[0]) * height * width * plane_bytes
     most_gap = min(GAP_BYTES, max(0, scratch.KEPT_BYTES - memory_bytes))
     reads = _transfers(old, most_gap, memory_bytes)
