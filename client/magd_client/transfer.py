@@ -10,7 +10,7 @@ from magd.errors import Conflict, DataLoss, InvalidRequest, Reason, Unimplemente
 from magd.framing import WriteFrame
 from magd.part_encoding import PartEncoder, decode
 from magd.v1 import types_pb2, volume_pb2
-from magd_client import arrays, convert
+from magd_client import answers, arrays
 from magd_client.arrays import PART_BYTES
 from magd_client.regions import PIECE_BYTES
 
@@ -80,7 +80,7 @@ class Filling:
         """
         if not self._begun:
             self._begun = True
-            found = convert.voxel_format(frame.header)
+            found = answers.voxel_format(frame.header)
             if found != self._voxels:
                 raise Conflict(
                     f"the mag was made anew: it had voxels of {self._voxels}, it has voxels of {found}",

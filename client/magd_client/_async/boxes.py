@@ -13,7 +13,7 @@ from magd.acknowledgement import Acknowledgement
 from magd.errors import MagdError, TooSlow, Unavailable
 from magd.memory_order import slabs
 from magd.v1 import types_pb2, volume_pb2
-from magd_client import arrays, convert, methods
+from magd_client import answers, arrays, convert, methods
 from magd_client._async.connection import Connection, new_request_id
 from magd_client._async.twins import for_each
 from magd_client.defaults import check_possible
@@ -188,7 +188,7 @@ async def _write_piece(
 
     shareable = 0 if is_encoded else await target.connection.shareable_bytes(data.nbytes)
     response = await _transfer(target.connection, send, shareable, deadline)
-    return convert.acknowledgement(response)
+    return answers.acknowledgement(response)
 
 
 async def _read_piece(target: Target, box: Box, into: VoxelArray, deadline: Deadline, meter: Meter) -> None:

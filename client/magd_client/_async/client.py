@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Final, Self
 
 from magd.v1 import dataset_pb2, maintenance_pb2, operation_pb2, watch_pb2
-from magd_client import convert, methods
+from magd_client import answers, convert, methods
 from magd_client._async.connection import Connection, all_pages, new_request_id
 from magd_client._async.dataset import Dataset
 from magd_client._async.operation import Operation
@@ -114,7 +114,7 @@ class Client:
         async def page(token: str) -> tuple[list[DatasetInfo], str]:
             request = dataset_pb2.ListDatasetsRequest(page_token=token)
             response = await self._connection.call(methods.LIST_DATASETS, request, timeout)
-            return [convert.dataset_info(dataset) for dataset in response.datasets], response.next_page_token
+            return [answers.dataset_info(dataset) for dataset in response.datasets], response.next_page_token
 
         return await all_pages(page)
 
@@ -166,7 +166,7 @@ class Client:
         async def page(token: str) -> tuple[list[OperationInfo], str]:
             request = operation_pb2.ListOperationsRequest(resource=resource_name(resource), page_token=token)
             response = await self._connection.call(methods.LIST_OPERATIONS, request, timeout)
-            infos = [convert.operation_info(operation) for operation in response.operations]
+            infos = [answers.operation_info(operation) for operation in response.operations]
             return infos, response.next_page_token
 
         return await all_pages(page)
@@ -199,7 +199,7 @@ class Client:
     async def get_status(self, *, timeout: float | None = None) -> ServerStatus:
         """What the daemon is doing now."""
         request = maintenance_pb2.GetStatusRequest()
-        return convert.server_status(await self._connection.call(methods.GET_STATUS, request, timeout))
+        return answers.server_status(await self._connection.call(methods.GET_STATUS, request, timeout))
 
     async def flush(self, level: FlushLevel = "files", *, timeout: float | None = None) -> None:
         """Bring everything in use to the disk: see `MagHandle.flush`."""
@@ -224,4 +224,4 @@ class Client:
         request = maintenance_pb2.CheckRequest(name=resource_name(resource), deep=deep, repair=repair)
         async with aclosing(self._connection.stream(methods.CHECK, request, timeout)) as responses:
             async for response in responses:
-                yield convert.check_progress(response)
+                yield answers.check_progress(response)

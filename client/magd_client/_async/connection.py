@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from magd.errors import Busy, Unavailable
 from magd.v1 import maintenance_pb2
-from magd_client import convert, fork, methods
+from magd_client import answers, convert, fork, methods
 from magd_client._async.sharing import Sharing
 from magd_client._async.transport import Transport
 from magd_client._async.twins import sleep
@@ -130,7 +130,7 @@ class Connection:
     async def get_server_info(self, *, timeout: float | None = None) -> ServerInfo:
         """Ask what the daemon is."""
         response = await self.call(methods.GET_SERVER_INFO, maintenance_pb2.GetServerInfoRequest(), timeout)
-        self._server_info = convert.server_info(response)
+        self._server_info = answers.server_info(response)
         return self._server_info
 
     async def max_box_bytes(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from magd.v1 import dataset_pb2, operation_pb2, types_pb2
-from magd_client import convert, methods, names
+from magd_client import answers, convert, methods, names
 from magd_client._async.connection import Connection, all_pages, new_request_id
 from magd_client._async.mag import MagHandle
 from magd_client._async.operation import Operation
@@ -47,7 +47,7 @@ class Layer:
         """
         request = dataset_pb2.GetLayerRequest(name=self.name)
         response = await self._connection.call(methods.GET_LAYER, request, timeout)
-        return convert.layer_info(response.layer)
+        return answers.layer_info(response.layer)
 
     async def list_mags(self, *, timeout: float | None = None) -> list[MagInfo]:
         """Its mags, finest first.
@@ -59,7 +59,7 @@ class Layer:
         async def page(token: str) -> tuple[list[MagInfo], str]:
             request = dataset_pb2.ListMagsRequest(parent=self.name, page_token=token)
             response = await self._connection.call(methods.LIST_MAGS, request, timeout)
-            return [convert.mag_info(mag) for mag in response.mags], response.next_page_token
+            return [answers.mag_info(mag) for mag in response.mags], response.next_page_token
 
         return await all_pages(page)
 
@@ -222,4 +222,4 @@ class Layer:
 
     async def _update(self, request: dataset_pb2.UpdateLayerRequest, timeout: float | None) -> LayerInfo:
         response = await self._connection.call(methods.UPDATE_LAYER, request, timeout)
-        return convert.layer_info(response.layer)
+        return answers.layer_info(response.layer)

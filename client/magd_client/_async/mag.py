@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from magd.errors import InvalidRequest, MagdError, NotAllowed, Reason
 from magd.geometry import ORIGIN, Box, Mag, Vec3Like
 from magd.v1 import dataset_pb2, maintenance_pb2, operation_pb2
-from magd_client import arrays, convert, methods, names
+from magd_client import answers, arrays, convert, methods, names
 from magd_client._async import boxes
 from magd_client._async.boxes import Target, WriteOptions
 from magd_client._async.connection import Connection, new_request_id
@@ -53,7 +53,7 @@ class MagHandle(Sliceable):
         """
         request = dataset_pb2.GetMagRequest(name=self.name)
         response = await self._connection.call(methods.GET_MAG, request, timeout)
-        info = convert.mag_info(response.mag)
+        info = answers.mag_info(response.mag)
         if info.unserved_reason:
             self._target = None
         else:
@@ -205,7 +205,7 @@ class MagHandle(Sliceable):
         async with aclosing(stream) as responses:
             async for response in responses:
                 for file in response.cube_files:
-                    yield convert.cube_file(file)
+                    yield answers.cube_file(file)
 
     async def compress(
         self,
@@ -299,7 +299,7 @@ class MagHandle(Sliceable):
         request = maintenance_pb2.ReopenMagRequest(name=self.name)
         response = await self._connection.call(methods.REOPEN_MAG, request, timeout)
         self._target = None
-        return convert.mag_status(response.mag)
+        return answers.mag_status(response.mag)
 
     async def delete(self, *, timeout: float | None = None) -> str:
         """Remove it from the layer, and move its folder to the trash.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from magd.errors import Busy, Cancelled, InternalError, TooSlow, Unavailable
 from magd.v1 import operation_pb2
-from magd_client import convert, methods, names
+from magd_client import answers, methods, names
 from magd_client.progress import ProgressLike, show_progress
 from magd_client.retry import LONG_TIMEOUT_SECONDS, Deadline
 from magd_client.status import error_of
@@ -37,7 +37,7 @@ class Operation:
         """
         request = operation_pb2.GetOperationRequest(name=self.name)
         response = await self._connection.call(methods.GET_OPERATION, request, timeout)
-        return convert.operation_info(response.operation)
+        return answers.operation_info(response.operation)
 
     async def get_progress(self, *, timeout: float | None = None) -> Progress:
         """How far it is.
@@ -61,7 +61,7 @@ class Operation:
         """
         request = operation_pb2.CancelOperationRequest(name=self.name)
         response = await self._connection.call(methods.CANCEL_OPERATION, request, timeout)
-        return convert.operation_info(response.operation)
+        return answers.operation_info(response.operation)
 
     async def follow(self, *, timeout: float | None = None) -> AsyncGenerator[OperationInfo, None]:
         """The operation now, after each change, and a last time when it has ended.
@@ -82,7 +82,7 @@ class Operation:
                 async with aclosing(stream) as responses:
                     async for response in responses:
                         heard = True
-                        info = convert.operation_info(response.operation)
+                        info = answers.operation_info(response.operation)
                         yield info
                         if info.ended:
                             return

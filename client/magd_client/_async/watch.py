@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from magd_client import convert, methods
+from magd_client import answers, methods
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -59,7 +59,7 @@ class Watch:
         if self._responses is None:
             raise RuntimeError("enter the watch first: `async with client.watch(...) as events`")
         while True:
-            event = convert.event(await anext(self._responses))
+            event = answers.event(await anext(self._responses))
             # What this client does not know is newer than it.
             if event is not None:
                 return event

@@ -24,7 +24,7 @@ from magd.framing import ReadFrame, WriteBatchFrame, WriteFrame
 from magd.geometry import ORIGIN, Box, Vec3Like
 from magd.v1 import types_pb2, volume_pb2
 from magd.voxels import VoxelArray
-from magd_client import arrays, convert, methods
+from magd_client import answers, arrays, convert, methods
 from magd_client._sync import boxes
 from magd_client._sync.boxes import Target, WriteOptions
 from magd_client._sync.connection import new_request_id
@@ -298,7 +298,7 @@ class Batch:
             return response.results
 
         def take(write: _Write, result: volume_pb2.WriteBoxesResponse) -> None:
-            write.outcome.succeed(convert.acknowledgement(result.acknowledgement))
+            write.outcome.succeed(answers.acknowledgement(result.acknowledgement))
 
         self._carry(group.writes, call, take, group.size_bytes)
 

@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Final, Self
 
 from magd.v1 import dataset_pb2, maintenance_pb2, operation_pb2, watch_pb2
-from magd_client import convert, methods
+from magd_client import answers, convert, methods
 from magd_client._sync.connection import Connection, all_pages, new_request_id
 from magd_client._sync.dataset import Dataset
 from magd_client._sync.operation import Operation
@@ -115,7 +115,7 @@ class Client:
         def page(token: str) -> tuple[list[DatasetInfo], str]:
             request = dataset_pb2.ListDatasetsRequest(page_token=token)
             response = self._connection.call(methods.LIST_DATASETS, request, timeout)
-            return [convert.dataset_info(dataset) for dataset in response.datasets], response.next_page_token
+            return [answers.dataset_info(dataset) for dataset in response.datasets], response.next_page_token
 
         return all_pages(page)
 
@@ -165,7 +165,7 @@ class Client:
         def page(token: str) -> tuple[list[OperationInfo], str]:
             request = operation_pb2.ListOperationsRequest(resource=resource_name(resource), page_token=token)
             response = self._connection.call(methods.LIST_OPERATIONS, request, timeout)
-            infos = [convert.operation_info(operation) for operation in response.operations]
+            infos = [answers.operation_info(operation) for operation in response.operations]
             return infos, response.next_page_token
 
         return all_pages(page)
@@ -198,7 +198,7 @@ class Client:
     def get_status(self, *, timeout: float | None = None) -> ServerStatus:
         """What the daemon is doing now."""
         request = maintenance_pb2.GetStatusRequest()
-        return convert.server_status(self._connection.call(methods.GET_STATUS, request, timeout))
+        return answers.server_status(self._connection.call(methods.GET_STATUS, request, timeout))
 
     def flush(self, level: FlushLevel = "files", *, timeout: float | None = None) -> None:
         """Bring everything in use to the disk: see `MagHandle.flush`."""
@@ -223,4 +223,4 @@ class Client:
         request = maintenance_pb2.CheckRequest(name=resource_name(resource), deep=deep, repair=repair)
         with closing(self._connection.stream(methods.CHECK, request, timeout)) as responses:
             for response in responses:
-                yield convert.check_progress(response)
+                yield answers.check_progress(response)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from magd.v1 import dataset_pb2
-from magd_client import convert, methods, names
+from magd_client import answers, convert, methods, names
 from magd_client._sync.connection import Connection, all_pages, new_request_id
 from magd_client._sync.layer import Layer
 from magd_client.unchanged import UNCHANGED, Unchanged
@@ -45,7 +45,7 @@ class Dataset:
         """
         request = dataset_pb2.GetDatasetRequest(name=self.name)
         response = self._connection.call(methods.GET_DATASET, request, timeout)
-        return convert.dataset_info(response.dataset)
+        return answers.dataset_info(response.dataset)
 
     def list_layers(self, *, timeout: float | None = None) -> list[LayerInfo]:
         """Its layers in the order of its properties, also those that magd does not serve.
@@ -57,7 +57,7 @@ class Dataset:
         def page(token: str) -> tuple[list[LayerInfo], str]:
             request = dataset_pb2.ListLayersRequest(parent=self.name, page_token=token)
             response = self._connection.call(methods.LIST_LAYERS, request, timeout)
-            return [convert.layer_info(layer) for layer in response.layers], response.next_page_token
+            return [answers.layer_info(layer) for layer in response.layers], response.next_page_token
 
         return all_pages(page)
 
@@ -111,7 +111,7 @@ class Dataset:
         if not isinstance(default_view_configuration, Unchanged):
             request.default_view_configuration_json = convert.json_object_to_text(default_view_configuration)
         response = self._connection.call(methods.UPDATE_DATASET, request, timeout)
-        return convert.dataset_info(response.dataset)
+        return answers.dataset_info(response.dataset)
 
     def delete(self, *, etag: str = "", timeout: float | None = None) -> str:
         """Move it to the trash folder of the root.

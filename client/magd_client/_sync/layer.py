@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from magd.v1 import dataset_pb2, operation_pb2, types_pb2
-from magd_client import convert, methods, names
+from magd_client import answers, convert, methods, names
 from magd_client._sync.connection import Connection, all_pages, new_request_id
 from magd_client._sync.mag import MagHandle
 from magd_client._sync.operation import Operation
@@ -48,7 +48,7 @@ class Layer:
         """
         request = dataset_pb2.GetLayerRequest(name=self.name)
         response = self._connection.call(methods.GET_LAYER, request, timeout)
-        return convert.layer_info(response.layer)
+        return answers.layer_info(response.layer)
 
     def list_mags(self, *, timeout: float | None = None) -> list[MagInfo]:
         """Its mags, finest first.
@@ -60,7 +60,7 @@ class Layer:
         def page(token: str) -> tuple[list[MagInfo], str]:
             request = dataset_pb2.ListMagsRequest(parent=self.name, page_token=token)
             response = self._connection.call(methods.LIST_MAGS, request, timeout)
-            return [convert.mag_info(mag) for mag in response.mags], response.next_page_token
+            return [answers.mag_info(mag) for mag in response.mags], response.next_page_token
 
         return all_pages(page)
 
@@ -221,4 +221,4 @@ class Layer:
 
     def _update(self, request: dataset_pb2.UpdateLayerRequest, timeout: float | None) -> LayerInfo:
         response = self._connection.call(methods.UPDATE_LAYER, request, timeout)
-        return convert.layer_info(response.layer)
+        return answers.layer_info(response.layer)

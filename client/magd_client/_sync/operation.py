@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from magd.errors import Busy, Cancelled, InternalError, TooSlow, Unavailable
 from magd.v1 import operation_pb2
-from magd_client import convert, methods, names
+from magd_client import answers, methods, names
 from magd_client.progress import ProgressLike, show_progress
 from magd_client.retry import LONG_TIMEOUT_SECONDS, Deadline
 from magd_client.status import error_of
@@ -38,7 +38,7 @@ class Operation:
         """
         request = operation_pb2.GetOperationRequest(name=self.name)
         response = self._connection.call(methods.GET_OPERATION, request, timeout)
-        return convert.operation_info(response.operation)
+        return answers.operation_info(response.operation)
 
     def get_progress(self, *, timeout: float | None = None) -> Progress:
         """How far it is.
@@ -62,7 +62,7 @@ class Operation:
         """
         request = operation_pb2.CancelOperationRequest(name=self.name)
         response = self._connection.call(methods.CANCEL_OPERATION, request, timeout)
-        return convert.operation_info(response.operation)
+        return answers.operation_info(response.operation)
 
     def follow(self, *, timeout: float | None = None) -> Generator[OperationInfo, None, None]:
         """The operation now, after each change, and a last time when it has ended.
@@ -83,7 +83,7 @@ class Operation:
                 with closing(stream) as responses:
                     for response in responses:
                         heard = True
-                        info = convert.operation_info(response.operation)
+                        info = answers.operation_info(response.operation)
                         yield info
                         if info.ended:
                             return

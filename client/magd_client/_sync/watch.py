@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from magd_client import convert, methods
+from magd_client import answers, methods
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -60,7 +60,7 @@ class Watch:
         if self._responses is None:
             raise RuntimeError("enter the watch first: `with client.watch(...) as events`")
         while True:
-            event = convert.event(next(self._responses))
+            event = answers.event(next(self._responses))
             # What this client does not know is newer than it.
             if event is not None:
                 return event
