@@ -66,6 +66,44 @@ def as_voxels(data: npt.ArrayLike, voxels: VoxelFormat) -> VoxelArray:
     return array
 
 
+def room_in(out: VoxelArray, voxels: VoxelFormat, size: Vec3) -> VoxelArray:
+    """Check an array that a box is to be read into.
+
+    :param out: (x, y, z) for one channel, or (c, x, y, z)
+    :param voxels: the layer's
+    :param size: of the box
+    :return: the same memory as (c, x, y, z)
+    :raises InvalidRequest: it is no numpy array, or its shape, dtype or order is another, or it is read-only
+    """
+    shape = (voxels.num_channels, *size)
+    if not isinstance(out, np.ndarray):
+        raise InvalidRequest(
+            f"out is of type {type(out).__name__}, no numpy array",
+            metadata={"field": "out", "value": type(out).__name__},
+        )
+    if out.shape != shape and (voxels.num_channels != 1 or out.shape != shape[1:]):
+        raise InvalidRequest(
+            f"out has the shape {out.shape}, the box has {shape}",
+            metadata={"field": "out", "value": out.shape, "expected": shape},
+        )
+    if out.dtype != voxels.dtype:
+        raise _mismatch(
+            Reason.DATA_TYPE_MISMATCH,
+            "out",
+            out.dtype.str,
+            voxels.dtype.str,
+            f"out is {out.dtype.str}, the layer is {voxels.dtype.str} ({voxels.dtype.name}), and magd does not cast",
+        )
+    if not out.flags.f_contiguous:
+        raise InvalidRequest(
+            'out is not contiguous in Fortran order, as np.empty(shape, dtype, order="F") is',
+            metadata={"field": "out", "value": out.strides},
+        )
+    if not out.flags.writeable:
+        raise InvalidRequest("out is read-only", metadata={"field": "out", "value": "read-only"})
+    return out if out.ndim == len(shape) else out[np.newaxis]
+
+
 def check_dtype(dtype: np.dtype[Any], voxels: VoxelFormat) -> None:
     """Refuse another dtype than the layer's; byte order does not matter.
 

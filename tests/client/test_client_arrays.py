@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magd.errors import InvalidRequest, Reason
-from magd.geometry import Box
+from magd.geometry import Box, Vec3
 from magd.voxels import VoxelFormat
 from magd_client import arrays
 from magd_client.slices import Key, select
@@ -38,6 +38,28 @@ def test_what_does_not_fit_is_refused(data: Any, voxels: VoxelFormat, reason: Re
         arrays.as_voxels(data, voxels)
     assert caught.value.reason is reason
     assert {"field", "value"} <= caught.value.metadata.keys()
+
+
+@pytest.mark.parametrize(
+    ("out", "voxels", "about"),
+    [
+        ([[[0]]], ONE, "list, no numpy array"),
+        (np.zeros((4, 5, 7), np.uint16, order="F"), ONE, "shape"),
+        (np.zeros((4, 5, 6), np.uint16, order="F"), THREE, "shape"),
+        (np.zeros((1, 4, 5, 6), np.uint16, order="F"), THREE, "shape"),
+        (np.zeros((1, 1, 4, 5, 6), np.uint16, order="F"), ONE, "shape"),
+        (np.zeros((4, 5, 6), np.int16, order="F"), ONE, "does not cast"),
+        (np.zeros((4, 5, 6), ">u2", order="F"), ONE, "does not cast"),
+        (np.zeros((4, 5, 6), np.uint16), ONE, "Fortran order"),
+        (np.zeros((8, 5, 6), np.uint16, order="F")[::2], ONE, "Fortran order"),
+        (np.broadcast_to(np.zeros((1, 1, 1), np.uint16), (4, 5, 6)), ONE, "Fortran order"),
+        (np.frombuffer(bytes(4 * 5 * 6 * 2), np.uint16).reshape((4, 5, 6), order="F"), ONE, "read-only"),
+    ],
+)
+def test_an_array_that_a_box_cannot_be_read_into_is_refused(out: Any, voxels: VoxelFormat, about: str) -> None:
+    with pytest.raises(InvalidRequest, match=about) as caught:
+        arrays.room_in(out, voxels, Vec3(4, 5, 6))
+    assert caught.value.metadata["field"] == "out"
 
 
 def test_another_dtype_is_refused_with_the_cast_that_would_do() -> None:

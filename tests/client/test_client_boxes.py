@@ -49,6 +49,39 @@ def test_read_without_arguments_reads_the_bounding_box(mag: magd_client.MagHandl
         mag.read(offset=(10, 2, 1))
 
 
+@pytest.mark.parametrize("num_channels", [1, 3])
+@pytest.mark.parametrize("max_box_bytes", [64 << 20, 2000])
+def test_a_box_is_read_into_an_array_that_is_there(
+    fake: FakeDaemon, mag: magd_client.MagHandle, num_channels: int, max_box_bytes: int
+) -> None:
+    fake.mags[MAG] = FakeMag(VoxelFormat.of("uint16", num_channels))
+    fake.max_box_bytes = max_box_bytes
+    data = volume(num_channels, 17, 18, 19, dtype="uint16")
+    mag.write(data, offset=(3, 2, 1))
+    around = np.full((num_channels, 17, 18, 21), 9, dtype=np.uint16, order="F")
+    out = around[..., 1:-1]
+    assert mag.read((3, 2, 1), (17, 18, 19), out=out) is out
+    np.testing.assert_array_equal(out, data)
+    assert (around[..., [0, -1]] == 9).all()
+    out[...] = 0
+    assert mag.get_view((3, 2, 1), (17, 18, 19)).read(out=out) is out
+    np.testing.assert_array_equal(out, data)
+    with pytest.raises(InvalidRequest, match="shape"):
+        mag.read((3, 2, 1), (17, 18, 18), out=out)
+
+
+def test_an_array_without_channels_is_enough_for_one_channel(mag: magd_client.MagHandle) -> None:
+    nothing = np.empty((0, 0, 0), dtype=np.uint8, order="F")
+    assert mag.read(out=nothing) is nothing
+    data = volume(7, 8, 9)
+    out = np.zeros((7, 8, 9), dtype=np.uint8, order="F")
+    with pytest.raises(InvalidRequest, match="shape"):
+        mag.read(out=out)
+    mag.write(data)
+    assert mag.read(out=out) is out
+    np.testing.assert_array_equal(out, data)
+
+
 @pytest.mark.parametrize(
     ("offset", "size"),
     [

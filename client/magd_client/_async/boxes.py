@@ -93,24 +93,29 @@ async def write(target: Target, box: Box, data: VoxelArray, options: WriteOption
     )
 
 
-async def read(target: Target, box: Box, *, timeout: float | None, progress: ProgressLike) -> VoxelArray:
+async def read(
+    target: Target, box: Box, *, timeout: float | None, progress: ProgressLike, out: VoxelArray | None = None
+) -> VoxelArray:
     """Read a box.
 
+    :param out: where to; None: into a new array
     :return: (c, x, y, z), Fortran order; zeros where nothing was written
+    :raises InvalidRequest: `out` is not an array that the box fits into as it is
     :raises MagdError: the first failure of a piece
     """
     check_possible(box)
-    whole = target.voxels.empty(box.size)
+    whole = target.voxels.empty(box.size) if out is None else arrays.room_in(out, target.voxels, box.size)
     deadline = _deadline(target, whole.nbytes, timeout)
     with show_progress(progress, f"read {target.name}", whole.nbytes, in_bytes=True) as meter:
 
         async def read_piece(piece: Box) -> None:
-            if piece == box:
-                await _read_piece(target, piece, whole, deadline, meter)
+            part = part_of(whole, box, piece)
+            if part.flags.f_contiguous:
+                await _read_piece(target, piece, part, deadline, meter)
                 return
-            part = target.voxels.empty(piece.size)
-            await _read_piece(target, piece, part, deadline, meter)
-            part_of(whole, box, piece)[...] = part
+            filled = target.voxels.empty(piece.size)
+            await _read_piece(target, piece, filled, deadline, meter)
+            part[...] = filled
 
         await _for_each_piece(target, box, read_piece)
     return whole

@@ -94,24 +94,29 @@ def write(target: Target, box: Box, data: VoxelArray, options: WriteOptions) -> 
     )
 
 
-def read(target: Target, box: Box, *, timeout: float | None, progress: ProgressLike) -> VoxelArray:
+def read(
+    target: Target, box: Box, *, timeout: float | None, progress: ProgressLike, out: VoxelArray | None = None
+) -> VoxelArray:
     """Read a box.
 
+    :param out: where to; None: into a new array
     :return: (c, x, y, z), Fortran order; zeros where nothing was written
+    :raises InvalidRequest: `out` is not an array that the box fits into as it is
     :raises MagdError: the first failure of a piece
     """
     check_possible(box)
-    whole = target.voxels.empty(box.size)
+    whole = target.voxels.empty(box.size) if out is None else arrays.room_in(out, target.voxels, box.size)
     deadline = _deadline(target, whole.nbytes, timeout)
     with show_progress(progress, f"read {target.name}", whole.nbytes, in_bytes=True) as meter:
 
         def read_piece(piece: Box) -> None:
-            if piece == box:
-                _read_piece(target, piece, whole, deadline, meter)
+            part = part_of(whole, box, piece)
+            if part.flags.f_contiguous:
+                _read_piece(target, piece, part, deadline, meter)
                 return
-            part = target.voxels.empty(piece.size)
-            _read_piece(target, piece, part, deadline, meter)
-            part_of(whole, box, piece)[...] = part
+            filled = target.voxels.empty(piece.size)
+            _read_piece(target, piece, filled, deadline, meter)
+            part[...] = filled
 
         _for_each_piece(target, box, read_piece)
     return whole

@@ -128,6 +128,7 @@ class MagHandle(Sliceable):
         offset: Vec3Like | None = None,
         size: Vec3Like | None = None,
         *,
+        out: VoxelArray | None = None,
         timeout: float | None = None,
         progress: ProgressLike = None,
     ) -> VoxelArray:
@@ -138,11 +139,13 @@ class MagHandle(Sliceable):
 
         :param offset: first voxel; None: the corner of the bounding box
         :param size: extent; None: up to the end of the bounding box
+        :param out: an array to read into, which saves the time that new memory takes: (c, x, y, z), or (x, y, z) for
+            one channel, contiguous in Fortran order, of the layer's dtype. After an error it may hold some of the box
         :param timeout: seconds for all of it; None: by its size
         :param progress: True shows a bar; a function is called with bytes done and in all, from any thread
-        :return: (c, x, y, z), Fortran order, the layer's dtype; zeros where nothing was written, also outside
-            of the bounding box; of size 0 if the layer has no data yet and no box is given
-        :raises InvalidRequest: offset below 0, or size below 1
+        :return: `out`; without it a new array (c, x, y, z), Fortran order, the layer's dtype. Zeros where nothing was
+            written, also outside of the bounding box; of size 0 if the layer has no data yet and no box is given
+        :raises InvalidRequest: offset below 0, or size below 1, or the box does not fit into `out` as it is
         :raises OutOfBounds: no size is given, and the offset is not inside the bounding box
         :raises NotFound: there is no such mag
         :raises DataLoss: a cube file under the box is damaged; nothing is returned
@@ -151,15 +154,19 @@ class MagHandle(Sliceable):
             box = box_of((self.get_info()).bounding_box, offset, size)
             target = self.target()
             if offset is None and size is None and box.is_empty:
-                return target.voxels.empty(ORIGIN)
+                if out is None:
+                    return target.voxels.empty(ORIGIN)
+                arrays.room_in(out, target.voxels, ORIGIN)
+                return out
         else:
             box = Box(vec3_of("offset", offset), vec3_of("size", size))
             target = self.target()
         try:
-            return boxes.read(target, box, timeout=timeout, progress=progress)
+            data = boxes.read(target, box, timeout=timeout, progress=progress, out=out)
         except MagdError:
             self._target = None
             raise
+        return data if out is None else out
 
     def get_view(
         self, offset: Vec3Like | None = None, size: Vec3Like | None = None, *, read_only: bool = False

@@ -114,6 +114,7 @@ class View(Sliceable):
         offset: Vec3Like | None = None,
         size: Vec3Like | None = None,
         *,
+        out: VoxelArray | None = None,
         timeout: float | None = None,
         progress: ProgressLike = None,
     ) -> VoxelArray:
@@ -121,12 +122,13 @@ class View(Sliceable):
 
         :param offset: first voxel, absolute, in voxels of the mag; None: the corner of the view
         :param size: extent in voxels of the mag; None: up to the end of the view
-        :return: (c, x, y, z), Fortran order, the layer's dtype; zeros where nothing was written
+        :param out: an array to read into, as for a mag
+        :return: `out`, or (c, x, y, z), Fortran order, the layer's dtype; zeros where nothing was written
         :raises OutOfBounds: the box leaves the view
         """
         box = box_of(self.box, offset, size)
         check_inside(box, self.box, "the view")
-        return self.mag.read(box.offset, box.size, timeout=timeout, progress=progress)
+        return self.mag.read(box.offset, box.size, out=out, timeout=timeout, progress=progress)
 
     def write(
         self,
