@@ -3,10 +3,11 @@
 1. A commit wakes it. In a raw mag it begins at once. In a compressed one each cube file that is touched has to be
    rewritten, so it waits until the oldest entry has a certain age, that many writes share a rewrite; or until there is
    much to do, memory is short, or somebody asks.
-2. Large boxes over missing cube files are not written, if nothing is in the way: the files they arrived in become the
-   cube files.
+2. Large boxes over cube files that are missing, or wholly in the box, are not written, if nothing is in the way: the
+   files they arrived in become the cube files.
 3. It applies the other entries that are there, all in one go, in a thread: each cube file is written once, however many
-   of them touch it. Reads go on: they paint the entries over whatever the files hold meanwhile.
+   of them touch it. Reads go on: they paint the entries over whatever the files hold meanwhile. Of recovered entries,
+   those before one with parts leave out the cube files that it covers, which may be its parts (see `journal.parts`).
 4. It drops the entries that are in the files now; their memory is given back.
 5. An entry that cannot be applied (a damaged cube file, a full disk) stays, and with it later ones that overlap it:
    they are committed, and reads see them. The others go on. It tries again after a while; until it succeeds, the mag
@@ -150,11 +151,14 @@ class Flusher:
         applied: list[Entry] = []
         left: list[Entry] = []
         first_error: MagdError | None = None
+        in_parts = {entry for entry in entries if entry.has_parts}
         for some in _bounded(entries):
             # What lies over an entry that is left stays with it: else the older one would be painted over the newer.
             todo = [entry for entry in some if not any(entry.box.intersects(older.box) for older in left)]
+            in_parts.difference_update(todo)  # among themselves, the order of the boxes tells
+            later = [entry.box for entry in in_parts]
             try:
-                written = self._files().write_many([(entry.box, entry.data) for entry in todo])
+                written = self._files().write_many([(entry.box, entry.data) for entry in todo], later=later)
             except MagdError as error:  # one of them cannot be read from the journal
                 left.extend(some)
                 first_error = first_error or error

@@ -123,25 +123,47 @@ class KnownFiles:
             self._folder.rename(temporary, path)
             self._handles.replaced(index, status)
 
-    def link(self, path: str, index: Vec3) -> bool:
+    def link(self, path: str, index: Vec3, *, may_replace: bool) -> bool:
         """Make a whole file that is on the disk a cube file. The name it has, it keeps.
 
         :param path: relative to the folder of the mag
-        :return: False: there is a cube file already
-        :raises DiskFull, DataLoss, NotAllowed: as of `put_in_place`
+        :param may_replace: it has all voxels of a cube file that is there
+        :return: False: there is a cube file already, and it must not be replaced
+        :raises DiskFull, DataLoss, NotAllowed: as of `put_in_place`; MIXED_BLOCK_TYPES
         """
         with self._making:
-            handle = self.find(index, writable=True)
-            if handle is not None:
-                handle.release()
-                return False
             target = cube_file_path(index)
             parent = os.path.dirname(target)
+            handle = self.find(index, writable=True)
+            if handle is not None:
+                with handle:
+                    return self._replace(handle, path, may_replace=may_replace)
             self._folder.make_folders(parent)
             with self._replacing(index):
                 self._folder.link(path, target)
                 self._unsynced.add_folder(parent, has_new_entry=True)
                 self._handles.replaced(index, self._folder.status(target))
+        return True
+
+    def _replace(self, old: Handle, path: str, *, may_replace: bool) -> bool:
+        """As `link`, where there is a cube file."""
+        status = self._folder.status(path)
+        if os.path.samestat(status, old.file.status):
+            return True  # by an earlier call that came so far
+        if not may_replace:
+            return False
+        self.check_block_type(old)
+        mode = self._folder.status(old.relative).st_mode & 0o777
+        temporary = self._folder.link_as_temporary(path)
+        try:
+            if status.st_mode & 0o777 != mode:
+                self._folder.change_mode(temporary, mode)
+            self.put_in_place(temporary, old.index, status)
+        except BaseException:
+            self._folder.remove_temporary(temporary)
+            raise
+        self._unsynced.add_folder(os.path.dirname(old.relative), has_new_entry=True)
+        self._unsynced.forget(old)
         return True
 
     def close(self) -> None:

@@ -145,7 +145,7 @@ class MagFolder:
         :return: the path, and a descriptor for reading and writing, which the caller closes
         :raises DiskFull, DataLoss, NotAllowed: it cannot be made
         """
-        relative = f"{TEMPORARIES}/{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
+        relative = _draw_temporary()
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         try:
             return relative, self.open_file(relative, flags)
@@ -154,6 +154,33 @@ class MagFolder:
         try:
             return relative, self.open_file(relative, flags)
         except FileNotFoundError as error:
+            raise from_os_error(error, self.full(relative)) from error
+
+    def link_as_temporary(self, source: str) -> str:
+        """Give a file a temporary name beside the one that it has.
+
+        :return: that name
+        :raises DiskFull, DataLoss, NotAllowed: it cannot be given
+        """
+        relative = _draw_temporary()
+        self.make_folders(TEMPORARIES)
+        self.link(source, relative)
+        return relative
+
+    def change_mode(self, relative: str, mode: int) -> None:
+        """Change the permissions of a file.
+
+        :raises DataLoss, NotAllowed: they cannot be changed
+        """
+        try:
+            fd = self.open_file(relative)
+            try:
+                os.fchmod(fd, mode)
+            finally:
+                os.close(fd)
+        except MagdError:
+            raise
+        except OSError as error:
             raise from_os_error(error, self.full(relative)) from error
 
     def rename(self, source: str, target: str) -> None:
@@ -281,6 +308,10 @@ class MagFolder:
                     metadata={"file": full},
                 ) from error
             raise from_os_error(error, self.full(relative)) from error
+
+
+def _draw_temporary() -> str:
+    return f"{TEMPORARIES}/{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
 
 
 def _is_link(name: str, parent: int) -> bool:

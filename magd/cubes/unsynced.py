@@ -67,7 +67,7 @@ class Unsynced:
         """Forget what was written to a file: another one, that is on the disk, has its name now. The folder was noted
         before."""
         with self._changing:
-            written = self._files.pop((handle.file.status.st_dev, handle.file.status.st_ino), None)
+            written = self._files.pop(handle.identity[:2], None)
         if written is not None:
             written.handle.release()
 

@@ -55,6 +55,11 @@ class Entry:
         """Whether the voxels are in memory already."""
         return not isinstance(self.source, StoredWrite)
 
+    @property
+    def has_parts(self) -> bool:
+        """Whether the voxels are in the journal, in files that may be cube files by now."""
+        return isinstance(self.source, StoredWrite) and bool(self.source.parts)
+
     def paint(self, target: VoxelArray, around: Box) -> None:
         """Lay its voxels over an array.
 

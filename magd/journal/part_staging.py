@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from magd.cubes import raw
 from magd.cubes.block_copy import rows_of
 from magd.cubes.cube_file import OpenCubeFile
-from magd.cubes.layout import cube_file_path
+from magd.cubes.layout import box_of_cube_file, cube_file_path
 from magd.geometry import Box, Vec3
 from magd.journal.parts import MAX_PARTS, copy_of, parts_of
 from magd.journal.staging import Staging
@@ -77,8 +77,8 @@ class PartStaging(Staging):
 
 
 def can_become_cube_files(mag_folder: str, header: Header, box: Box) -> bool:
-    """Whether it is worth while to bring a box into parts. Not more than a guess: whether they become cube files is
-    found out when the flusher comes to the box.
+    """Whether it is worth while to bring a box into parts: each cube file is missing, or lies wholly in the box. Not
+    more than a guess: whether they become cube files is found out when the flusher comes to the box.
 
     :param header: of the mag
     :param box: in voxels of the mag
@@ -86,6 +86,8 @@ def can_become_cube_files(mag_folder: str, header: Header, box: Box) -> bool:
     if header.block_type.is_compressed:
         return False
     parts = parts_of(box, header)
-    return len(parts) <= MAX_PARTS and not any(
-        os.path.lexists(os.path.join(mag_folder, cube_file_path(index))) for index, _ in parts
+    return len(parts) <= MAX_PARTS and all(
+        part == box_of_cube_file(index, header.cube_len)
+        or not os.path.lexists(os.path.join(mag_folder, cube_file_path(index)))
+        for index, part in parts
     )

@@ -1,6 +1,6 @@
 """The data of a record in files that are laid out like cube files, and can become cube files.
 
-A large box over cube files that do not exist is written once:
+A large box is written once where each cube file under it is missing, or lies wholly in the box:
 
 1. While it arrives its voxels go into one new file for each cube file under it, its part: header, blocks, holes
    elsewhere (`part_staging`). When the record is written, the parts get names that follow from its number and from the
@@ -13,21 +13,28 @@ A large box over cube files that do not exist is written once:
 4. First the record is marked as linked, by an empty file in the journal's folder, and the folder is synced. From here
    on a part may have voxels that are newer than the record, and the checksum says nothing about it any more. Also, a
    mark says that all records up to this one are on the disk.
-5. Then each part gets the name of its cube file too, as a second one. Where a cube file came to be meanwhile, or
-   anything goes wrong, the box is written into the cube files from memory, like any other.
+5. Then each part gets the name of its cube file too, as a second one. A cube file that is there is replaced in one
+   step, if the box covers all of it. Where one that it covers in part came to be meanwhile, or anything goes wrong,
+   the box is written into the cube files from memory, like any other.
 6. What is written later into the cube file changes the part: they are the same file. The names of parts and the mark
    are removed with the journal file of the record, after the cube files and their names were synced.
+7. When records are applied again after a crash, those before one with parts leave out the cube files that this one
+   covers: they would write into its part what is older, and it writes all of these voxels anyhow.
 
 Why it is sound to apply a part again, whatever is there after a crash, by copying the voxels of the box from it:
 
 - A part that is not marked holds what was written, and the checksum is compared.
-- One that is marked holds, voxel for voxel, the record or something newer. Never something older: a cube file that
-  does not exist when the turn of the box comes was not touched by any record before it; and one that is applied again
-  after a crash lies in its cube files beside the box, or was in its way already then.
+- One that is marked holds, voxel for voxel, the record or something newer. Never something older: what is in the cube
+  files before the turn of the box comes is in other files. When it is applied again after a crash, it goes into a
+  missing cube file beside the box, for such a file was not touched by any record before; or it is left out.
 - What is newer comes from records that follow, which are kept as long as this one, and are applied again after it; or
   from writes that were promised less than to outlive this crash.
 - So nothing depends on whether the second names survive a power loss: if they do, the copy changes nothing; if not,
-  it makes the cube files anew.
+  it makes the cube files anew, or goes into those that were to be replaced.
+- What a cube file held that is replaced is not missed: all of its voxels are in the part, and that is on the disk
+  before. So what was written to the old file needs no sync any more: until that of the new name, the record is there.
+- Who reads while a cube file is replaced may read the old one to the end. Either the box is in the overlay still when
+  the turn of the read begins, and is painted over it; or the new file is found.
 """
 
 from __future__ import annotations

@@ -35,13 +35,13 @@ async def test_a_flush_under_way_when_the_mag_is_closed_ends_before_the_next_beg
     at_work = most = 0
     original = MagFiles.write_many
 
-    def slow(self: MagFiles, writes: Sequence[tuple[Box, VoxelArray]]) -> WrittenBoxes:
+    def slow(self: MagFiles, writes: Sequence[tuple[Box, VoxelArray]], *, later: Sequence[Box]) -> WrittenBoxes:
         nonlocal at_work, most
         at_work += 1
         most = max(most, at_work)
         begun.set()
         go_on.wait(10)
-        written = original(self, writes)
+        written = original(self, writes, later=later)
         at_work -= 1
         return written
 

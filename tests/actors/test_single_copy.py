@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import random
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,20 +14,24 @@ import pytest
 
 from magd.acknowledgement import Durability
 from magd.actors import arrival as arrival_module
+from magd.actors import flusher
 from magd.actors import storage as storage_module
+from magd.actors.storage import Storage
 from magd.actors.types import Bounds, Mask, WriteCommand
+from magd.catalog.root import Root
 from magd.cubes.mag_files import MagFiles
 from magd.errors import MagdError
 from magd.geometry import Box
 from magd.journal import journal_file
 from magd.voxels import VoxelArray, VoxelFormat
+from tests.actors.conftest import CONFIG
 from tests.support.voxels import make_mag, read, until, write
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from magd.actors.storage import Storage
     from magd.catalog.names import MagName
+    from magd.compression.pool import CompressionPool
 
 UINT8 = VoxelFormat.of("uint8", 1)
 SIZE = 96
@@ -72,9 +77,28 @@ def count_links(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return results
 
 
-def random_box(rng: random.Random, most: int) -> Box:
+def copy_with_links(source: Path, target: Path) -> None:
+    """Copy a folder as a crash of the process leaves it: two names of one file stay two names of one file."""
+    copied: dict[int, Path] = {}
+    for path in sorted(source.rglob("*")):
+        to = target / path.relative_to(source)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            to.mkdir()
+        elif (number := path.stat().st_ino) in copied:
+            to.hardlink_to(copied[number])
+        else:
+            copied[number] = shutil.copyfile(path, to)
+
+
+def random_box(rng: random.Random, most: int, cube_len: int) -> Box:
+    """A box; it may cover cube files wholly."""
     size = [rng.randrange(1, most) for _ in range(3)]
-    return Box.of([rng.randrange(SIZE - edge) for edge in size], size)
+    offset = [rng.randrange(SIZE - edge) for edge in size]
+    if rng.random() < 0.4:
+        size = [min(-(-edge // cube_len) * cube_len, SIZE) for edge in size]
+        offset = [min(start // cube_len * cube_len, SIZE - edge) for start, edge in zip(offset, size, strict=True)]
+    return Box.of(offset, size)
 
 
 @pytest.mark.parametrize("durability", [Durability.PROCESS, Durability.DISK])
@@ -100,6 +124,66 @@ async def test_a_box_over_missing_cube_files_becomes_them(
     np.testing.assert_array_equal(await read(storage, name, box.offset, box.size), expected)
 
 
+async def test_a_box_over_whole_cube_files_takes_their_place(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = count_links(monkeypatch)
+    name = await make_mag(storage, block_len=8, file_len=4)
+    folder = tmp_path / "root" / "brain" / "color" / "1"
+    around = Box.of((0, 0, 0), (96, 64, 32))
+    await write(storage, name, around.offset, noise(around, 1))
+    await storage.flush("", to_files=True)
+    before = {path: path.stat() for path in folder.glob("z*/y*/x*.wkw")}
+    for path in before:
+        path.chmod(0o640)
+    await write(storage, name, (30, 30, 30), np.full((5, 5, 2), 7, np.uint8))  # in the journal still
+    box = Box.of((32, 0, 0), (64, 64, 40))  # also half of what is missing behind
+    await arrive(storage, name, box, noise(box, 2), Durability.DISK)
+    await until(lambda: storage.budget.used_bytes == 0)
+    assert results == [True]
+    expected = np.zeros((1, 96, 64, 64), np.uint8)
+    expected[:, :96, :64, :32] = noise(around, 1)
+    expected[:, 30:35, 30:35, 30:32] = 7
+    expected[:, 32:, :, :40] = noise(box, 2)
+    np.testing.assert_array_equal(await read(storage, name, (0, 0, 0), (96, 64, 64)), expected)
+    after = {path: path.stat() for path in before}
+    same = {path for path in before if before[path].st_ino == after[path].st_ino}
+    assert same == {folder / "z0" / "y0" / "x0.wkw", folder / "z0" / "y1" / "x0.wkw"}
+    assert {status.st_mode & 0o777 for status in after.values()} == {0o640}
+    await write(storage, name, (60, 60, 20), np.full((4, 4, 4), 9, np.uint8))
+    expected[:, 60:64, 60:64, 20:24] = 9
+    await storage.flush("", to_files=True)
+    np.testing.assert_array_equal(await read(storage, name, (0, 0, 0), (96, 64, 64)), expected)
+    assert {path.stat().st_nlink for path in before} == {1}
+    assert not list((folder / ".magd" / "tmp").iterdir())
+
+
+@pytest.mark.parametrize("read_at_once_bytes", [1, 64 << 20])
+async def test_what_lies_below_a_box_does_not_get_into_it_when_both_are_applied_again(
+    tmp_path: Path, pool: CompressionPool, monkeypatch: pytest.MonkeyPatch, read_at_once_bytes: int
+) -> None:
+    results = count_links(monkeypatch)
+    monkeypatch.setattr(flusher, "READ_AT_ONCE_BYTES", read_at_once_bytes)
+    root, crashed = tmp_path / "root", tmp_path / "crashed"
+    root.mkdir()
+    box = Box.of((0, 0, 0), (64, 32, 32))
+    expected = np.zeros((1, 96, 64, 64), np.uint8)
+    async with Storage(Root(str(root)), CONFIG, pool) as storage:
+        name = await make_mag(storage, block_len=8, file_len=4)
+        for number in range(1, 4):
+            await write(storage, name, (20, 20, 20), np.full((40, 40, 40), number, np.uint8))
+            expected[:, 20:60, 20:60, 20:60] = number
+            await arrive(storage, name, box, noise(box, number), Durability.DISK)
+            expected[:, :64, :32, :32] = noise(box, number)
+            await until(lambda: storage.budget.used_bytes == 0)
+        copy_with_links(root, crashed)
+    assert results == [True] * 3
+    async with Storage(Root(str(crashed)), CONFIG, pool) as storage:
+        np.testing.assert_array_equal(await read(storage, name, (0, 0, 0), (96, 64, 64)), expected)
+        await storage.flush("", to_files=True)
+        np.testing.assert_array_equal(await read(storage, name, (0, 0, 0), (96, 64, 64)), expected)
+
+
 @pytest.mark.parametrize("seed", range(8))
 async def test_boxes_beside_and_over_each_other_read_as_they_were_written(
     storage: Storage, monkeypatch: pytest.MonkeyPatch, seed: int
@@ -108,12 +192,13 @@ async def test_boxes_beside_and_over_each_other_read_as_they_were_written(
     rng = random.Random(seed)
     linked = 0
     for mag in ("1", "2", "4", "8"):
-        name = await make_mag(storage, mag=mag, block_len=8, file_len=rng.choice((2, 4, 8)))
+        file_len = rng.choice((2, 4, 4))
+        name = await make_mag(storage, mag=mag, block_len=8, file_len=file_len)
         expected = np.zeros((1, SIZE, SIZE, SIZE), np.uint8)
         for _ in range(rng.randrange(2, 5)):
             group: list[Box] = []
             for _ in range(6):
-                box = random_box(rng, 48)
+                box = random_box(rng, 48, 8 * file_len)
                 if not any(box.intersects(other) for other in group):
                     group.append(box)
             async with asyncio.TaskGroup() as tasks:

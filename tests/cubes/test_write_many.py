@@ -176,3 +176,23 @@ def test_what_cannot_be_written_at_all_is_refused_before_anything_is_changed(fil
     assert caught.value.reason is Reason.READ_ONLY
     assert list(files.cube_files()) == []
     assert files.write_many([]).in_files == ()
+
+
+def test_what_lies_below_a_box_that_covers_a_cube_file_is_not_written_there(tmp_path: Path) -> None:
+    below, whole, above = Box.of((8, 0, 0), (16, 16, 16)), Box.of((0, 0, 0), (16, 16, 16)), Box.of((1, 2, 3), (2, 2, 2))
+    writes = [(box, np.full((1, *box.size), value, np.uint16)) for value, box in enumerate((below, whole, above), 1)]
+    with MagFiles.create(str(tmp_path / "1"), make_header("uint16")) as files:
+        assert files.write_many(writes).in_files == (True, True, True)
+        # Of `below`, only the half in the second cube file.
+        assert files.unsynced_bytes == 2 * (below.volume // 2 + whole.volume + above.volume)
+        assert (files.read(above) == 3).all()
+        assert (files.read(Box.of((16, 0, 0), (8, 16, 16))) == 1).all()
+
+
+def test_a_cube_file_that_a_box_after_these_covers_is_left_out(tmp_path: Path) -> None:
+    box, later = Box.of((8, 0, 0), (16, 4, 4)), Box.of((0, 0, 0), (16, 16, 20))
+    with MagFiles.create(str(tmp_path / "1"), make_header("uint16")) as files:
+        written = files.write_many([(box, np.full((1, *box.size), 1, np.uint16))], later=[later])
+        assert written.in_files == (True,)
+        assert (files.read(Box.of((16, 0, 0), (8, 4, 4))) == 1).all()
+        assert [file.index for file in files.cube_files()] == [Vec3(1, 0, 0)]

@@ -1,8 +1,8 @@
 """Random lives of a mag with a journal, crashes at any point of them, and what must hold afterwards.
 
-The mag is a row of voxels. A write fills a range of it with its own index, so that a voxel says which write it is
-from. On the recorded disk are the real journal and cube files, which are written here. Beside them goes a model: what
-was appended, and what is known to be on the disk.
+The mag is a row of cube files. A write fills a range of it with its own index, so that a voxel says which write it is
+from; often it covers cube files wholly. On the recorded disk are the real journal and cube files, which are written
+here. Beside them goes a model: what was appended, and what is known to be on the disk.
 
 After a crash anywhere in the log the journal is recovered and checked:
 
@@ -34,7 +34,7 @@ from magd.atomic import fsync_folder
 from magd.cubes import raw
 from magd.cubes.block_copy import rows_of
 from magd.cubes.cube_file import OpenCubeFile
-from magd.cubes.layout import split_by_cube_file
+from magd.cubes.layout import box_of_cube_file, split_by_cube_file
 from magd.errors import MagdError, Reason, Unavailable
 from magd.geometry import BoundingBox, Box, Vec3
 from magd.journal import journal_file
@@ -53,12 +53,12 @@ if TYPE_CHECKING:
 
     from magd.voxels import VoxelArray
 
-ROW = 800
-REGION = 200
+ROW = 160
+REGION = 40
 """Writes lie in one quarter of the row or another, so that cube files are missing for some time, and writes overlap."""
 SIDE_BYTES = 500
-FORMAT = FileFormat(VoxelFormat.of("uint64", 2), 8, 2, 1)
-CUBE_LEN = 16
+FORMAT = FileFormat(VoxelFormat.of("uint32", 2), 2, 2, 1)
+CUBE_LEN = 4
 _MEMORY = "/dev/shm"
 """What is lost is simulated, so the files themselves need no disk."""
 _CALLS_FOR_FOLDERS = 6
@@ -105,6 +105,7 @@ class CubeFiles:
     def __init__(self, root: str) -> None:
         self.root = root
         self.dirty: set[str] = set()
+        self.replaced = 0
         header = header_of(FORMAT)
         assert header is not None
         self.header = header
@@ -112,13 +113,18 @@ class CubeFiles:
     def path(self, index: int) -> str:
         return os.path.join(self.root, f"{index}.wkw")
 
-    def write(self, box: Box, data: VoxelArray) -> None:
-        """Write a box in place, into files that are made where they are missing."""
+    def write(self, box: Box, data: VoxelArray, later: Sequence[Box] = ()) -> None:
+        """Write a box in place, into files that are made where they are missing.
+
+        :param later: boxes that will be written after it: cube files that one of them covers are left out
+        """
         rows = rows_of(data)
         for index, part in split_by_cube_file(box, CUBE_LEN):
+            if any(other.contains(box_of_cube_file(index, CUBE_LEN)) for other in later):
+                continue
             path = self.path(index.x)
             if not os.path.exists(path):
-                temporary = os.path.join(self.root, "tmp")
+                temporary = self._free_temporary()
                 fd = os.open(temporary, os.O_RDWR | os.O_CREAT)
                 try:
                     raw.write_empty_file(fd, self.header, temporary)
@@ -131,17 +137,33 @@ class CubeFiles:
                 raw.write_blocks(file, copy_of(part, box, rows, self.header))
 
     def link(self, box: Box, paths: Sequence[str]) -> bool:
-        """Make parts cube files.
+        """Make parts cube files, also in place of those that the box covers.
 
         :return: False: the box has to be written
         """
-        targets = [self.path(index.x) for index, _ in split_by_cube_file(box, CUBE_LEN)]
         try:
-            for source, target in zip(paths, targets, strict=True):
-                os.link(source, target)
+            for source, (index, part) in zip(paths, split_by_cube_file(box, CUBE_LEN), strict=True):
+                target = self.path(index.x)
+                if not os.path.exists(target):
+                    os.link(source, target)
+                elif part != box_of_cube_file(index, CUBE_LEN):
+                    return False
+                elif not os.path.samefile(source, target):
+                    temporary = self._free_temporary()
+                    os.link(source, temporary)
+                    os.rename(temporary, target)
+                    self.dirty.discard(target)
+                    self.replaced += 1
         except OSError:
             return False
         return True
+
+    def _free_temporary(self) -> str:
+        """A temporary name without what a crash, or an error, left there: it may be a part."""
+        temporary = os.path.join(self.root, "tmp")
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        return temporary
 
     def sync(self) -> None:
         """Bring everything to the disk. If it fails nobody may go on."""
@@ -156,17 +178,17 @@ class CubeFiles:
 
 
 def row_of(root: str) -> np.ndarray[Any, Any]:
-    """What the cube files hold."""
+    """What the cube files hold, which write each voxel is from; (x, y, z)."""
     files = CubeFiles(root)
-    row = np.zeros(ROW, np.int64)
+    row = np.zeros((ROW, CUBE_LEN, CUBE_LEN), np.int64)
     for index in range(-(-ROW // CUBE_LEN)):
         path = files.path(index)
         if os.path.exists(path):
-            part = Box.between(Vec3(index * CUBE_LEN, 0, 0), Vec3(min((index + 1) * CUBE_LEN, ROW), 1, 1))
+            part = box_of_cube_file(Vec3(index, 0, 0), CUBE_LEN)
             data = FORMAT.voxels.empty(part.size)
             with OpenCubeFile.of(os.open(path, os.O_RDONLY), path, files.header) as file:
                 raw.read_blocks(file, copy_of(part, part, rows_of(data), files.header))
-            row[part.offset.x : part.end.x] = data[0, :, 0, 0]
+            row[part.offset.x : part.end.x] = data[0]
     return row
 
 
@@ -285,13 +307,18 @@ class Life:
             if not is_done:
                 try:
                     record = write.read() if isinstance(write, StoredWrite) else write
-                    self.files.write(record.box, record.data)
+                    self.files.write(record.box, record.data, self._boxes_in_parts_after(write))
                 except (OSError, MagdError):
                     self.note()
                     return False
             self.to_apply.pop(0)
             self.note()
         return True
+
+    def _boxes_in_parts_after(self, write: WriteRecord | StoredWrite) -> list[Box]:
+        """Of recovered writes that follow: their parts may be cube files."""
+        at = next(at for at, (_, other) in enumerate(self.to_apply) if other is write)
+        return [after.box for _, after in self.to_apply[at + 1 :] if isinstance(after, StoredWrite) and after.parts]
 
     def _sync_before_link(self, number: int) -> None:
         assert self.journal is not None
@@ -333,11 +360,13 @@ class Life:
 
     def _draw(self) -> WriteRecord:
         index = len(self.model.writes) + 1
-        size = self.rng.choice((1, 3, 40, 60, 100))
+        size = self.rng.choice((1, 3, 8, 12, 20))
         start = self.rng.randrange(ROW // REGION) * REGION + self.rng.randrange(REGION - size)
-        box = Box.of((start, 0, 0), (size, 1, 1))
+        if self.rng.random() < 0.5:
+            start -= start % CUBE_LEN
+        box = Box.of((start, 0, 0), (size, CUBE_LEN, CUBE_LEN))
         data = FORMAT.voxels.empty(box.size)
-        data[0], data[1] = index, self.rng.getrandbits(63)
+        data[0], data[1] = index, self.rng.getrandbits(31)
         record = WriteRecord(
             request_id=str(index),
             fingerprint=index,
@@ -468,6 +497,8 @@ class Tally:
     power_losses: int = 0
     linked: int = 0
     """Writes whose parts became cube files."""
+    replaced: int = 0
+    """Cube files in whose place parts came."""
 
 
 def check(recovery: Recovery, model: Model, base: np.ndarray[Any, Any], required: set[int]) -> None:
@@ -489,8 +520,8 @@ def check(recovery: Recovery, model: Model, base: np.ndarray[Any, Any], required
         if outcomes.get(str(index)) != model.writes[index].outcome:
             raise Violated(f"write {index} has no outcome")
         last = index
-        row[record.box.offset.x : record.box.end.x] = record.data[0, :, 0, 0]
-    needed = np.zeros(ROW, np.int64)
+        row[record.box.offset.x : record.box.end.x] = record.data[0]
+    needed = np.zeros(row.shape, np.int64)
     for index in sorted(required):
         box = model.writes[index].box
         needed[box.offset.x : box.end.x] = index
@@ -551,6 +582,7 @@ def run_scenario(
                 life.end()
                 tally.lives += 1
                 tally.linked += life.linked
+                tally.replaced += life.files.replaced
             ends = [rng.randrange(first, len(disk.log) + 1) for _ in range(states)]
             try:
                 for at, end in enumerate(ends):

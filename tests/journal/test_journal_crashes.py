@@ -19,11 +19,12 @@ from magd.journal import journal, journal_file, places, recovery
 from magd.journal.journal import Journal
 from magd.journal.journal_file import JournalFile
 from magd.journal.staging import Staging
-from tests.journal.crash_scenarios import Life, Violated, run_scenario
+from tests.journal.crash_scenarios import CUBE_LEN, CubeFiles, Life, Violated, run_scenario
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
 
+    from magd.geometry import Box
     from magd.journal.journal import OldFiles
     from magd.journal.records import Head
     from magd.journal.recovery import Recovery
@@ -34,12 +35,14 @@ SCENARIOS = int(os.environ.get("MAGD_JOURNAL_SCENARIOS", "30"))
 
 @pytest.mark.timeout(0)
 def test_no_crash_breaks_a_promise_with_and_without_failing_calls() -> None:
-    crashes = linked = 0
+    crashes = linked = replaced = 0
     for seed in range(SCENARIOS):
         tally = run_scenario(seed, fault_chance=0.15 if seed % 3 else 0.0)
         crashes += tally.kills + tally.power_losses
         linked += tally.linked
+        replaced += tally.replaced
     assert linked
+    assert replaced > SCENARIOS
     assert crashes == SCENARIOS * 3 * 40
 
 
@@ -168,6 +171,19 @@ def _with_parts_linked_before_they_are_synced(patch: pytest.MonkeyPatch) -> None
     patch.setattr(Life, "_sync_before_link", lambda self, number: None)
 
 
+def _with_older_voxels_in_parts_that_replaced_cube_files(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Life, "_boxes_in_parts_after", lambda self, write: [])
+
+
+def _with_parts_in_place_of_cube_files_that_have_other_voxels(patch: pytest.MonkeyPatch) -> None:
+    real = CubeFiles.link
+
+    def link(self: CubeFiles, box: Box, paths: Sequence[str]) -> bool:
+        return real(self, box.aligned_outward(CUBE_LEN), paths)
+
+    patch.setattr(CubeFiles, "link", link)
+
+
 @pytest.mark.parametrize(
     "take_away",
     [
@@ -187,6 +203,8 @@ def _with_parts_linked_before_they_are_synced(patch: pytest.MonkeyPatch) -> None
         _without_marks_of_linked_parts,
         _with_marks_that_are_not_synced,
         _with_parts_linked_before_they_are_synced,
+        _with_older_voxels_in_parts_that_replaced_cube_files,
+        _with_parts_in_place_of_cube_files_that_have_other_voxels,
     ],
     ids=lambda control: control.__name__.strip("_").replace("_", " "),
 )

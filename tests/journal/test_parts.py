@@ -127,7 +127,7 @@ def test_a_journal_of_version_1_can_be_read(tmp_path: Path, monkeypatch: pytest.
     np.testing.assert_array_equal(found.read().data, record.data)
 
 
-def test_only_boxes_over_few_missing_raw_cube_files_get_parts(tmp_path: Path) -> None:
+def test_only_boxes_over_few_raw_cube_files_that_are_missing_or_covered_get_parts(tmp_path: Path) -> None:
     header = header_of(FORMAT)
     assert header is not None
     assert can_become_cube_files(str(tmp_path), header, BOX)
@@ -137,3 +137,6 @@ def test_only_boxes_over_few_missing_raw_cube_files_get_parts(tmp_path: Path) ->
     (tmp_path / "z0" / "y0").mkdir(parents=True)
     (tmp_path / "z0" / "y0" / "x1.wkw").write_bytes(b"")
     assert not can_become_cube_files(str(tmp_path), header, BOX)
+    assert can_become_cube_files(str(tmp_path), header, Box.of((16, 0, 0), (16, 16, 16)))
+    assert can_become_cube_files(str(tmp_path), header, Box.of((3, 0, 0), (29, 16, 16)))
+    assert not can_become_cube_files(str(tmp_path), header, Box.of((3, 0, 0), (28, 16, 16)))
