@@ -49,8 +49,7 @@ def leased(tmp_path: Path) -> ShareMemoryResponse:
 
 def has_open(path: str) -> bool:
     """Whether this process has a file open."""
-    fds = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
-    return path in [os.readlink(fd) for fd in fds if os.path.lexists(fd)]
+    return path in [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
 
 
 def fork_and_look(path: str, forked: Callable[[], None] = lambda: None) -> bool:

@@ -472,9 +472,8 @@ def work_in_child(mag: magd_client.MagHandle, number: int) -> None:
     for _ in range(2):
         mag.write(mine, offset=(EDGE * number, 0, 0), durability="process")
         assert (mag.read((EDGE * number, 0, 0), DATA.shape)[0] == mine).all()
-    open_files = os.listdir("/proc/self/fd")
-    targets = [os.readlink(f"/proc/self/fd/{fd}") for fd in open_files if os.path.lexists(f"/proc/self/fd/{fd}")]
-    assert not [target for target in targets if PREFIX in target], "no region is left open"
+    open_files = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    assert not [path for path in open_files if PREFIX in path], "no region is left open"
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
