@@ -73,7 +73,7 @@ async def remove_leftovers(
     for dataset in names:
         scope = DatasetName(dataset) if resource is None else resource
         try:
-            removed = await coordinator.once("", dataset, (), partial(coordinator.remove_leftovers, scope))
+            removed = await coordinator.changes.once("", dataset, (), partial(coordinator.remove_leftovers, scope))
         except MagdError as error:
             if resource is not None:
                 raise

@@ -174,7 +174,7 @@ class Converter:
         async def exchange(swap: Callable[[], Awaitable[None]]) -> None:
             await self._coordinator.exchange(name, facts.folder, work, header.cube_len, edit, swap)
 
-        in_turn = partial(self._coordinator.once, "", name.dataset, ())
+        in_turn = partial(self._coordinator.changes.once, "", name.dataset, ())
         return Target(header, work, exchange=exchange, in_turn=in_turn)
 
     async def _into(self, target: MagName, actor: MagActor, operation: Operation, plan: Plan) -> Target:
@@ -193,7 +193,7 @@ class Converter:
             # The box as it is now: writes may have extended it since the operation began.
             source = await self._registry.with_dataset(actor.mag_name.dataset_name, DatasetActor.current)
             layer, _ = find_served(source, actor.mag_name)
-            made = await self._coordinator.once(
+            made = await self._coordinator.changes.once(
                 "",
                 target.dataset,
                 (),

@@ -1,31 +1,20 @@
 """Changes that concern folders and properties together: create, rename, delete, and a new mag from a compression.
 
-1. They run one at a time for each dataset, as tasks of the daemon: a client that goes away does not stop one half way.
-2. The same request id again gives the same outcome.
-3. What changes folders and properties lays down an intent first (`magd.catalog.intents`). Cut short at any point, by an
-   error or a crash, it is finished if the properties were changed and undone if not: at once after an error, else when
-   the dataset is opened next, or before the next change.
-4. Before a mag, layer or dataset is renamed or deleted its actors are drained and closed, and requests wait. It is
-   refused while an operation runs on it.
+Each is made in a turn of its dataset, under an intent (`magd.actors.changes`). Before a mag, layer or dataset is
+renamed or deleted its actors are drained and closed, and requests wait. It is refused while an operation runs on it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections import defaultdict
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, TypeVar, cast
-
-import structlog
+from typing import TYPE_CHECKING, Final
 
 from magd.actors.dataset import DatasetActor
-from magd.actors.opening import header_of, settle, unserved
-from magd.actors.outcomes import Outcomes
+from magd.actors.opening import header_of, unserved
 from magd.catalog import folders, intents, leftovers
 from magd.catalog.names import DatasetName, LayerName, MagName, check_new_name
 from magd.cubes.header import BlockType, Header
-from magd.errors import AlreadyExists, Conflict, InternalError, InvalidRequest, MagdError, NotFound, Reason
+from magd.errors import AlreadyExists, InvalidRequest, NotFound, Reason
 from magd.properties.edits import (
     AddLayer,
     AddMag,
@@ -38,8 +27,9 @@ from magd.properties.edits import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
+    from magd.actors.changes import Changes
     from magd.actors.operations import Operations
     from magd.actors.registry import Registry
     from magd.actors.threads import Threads
@@ -52,64 +42,24 @@ if TYPE_CHECKING:
     from magd.properties.model import LayerCategory, LayerProperties, MagProperties, VoxelSize
     from magd.voxels import VoxelFormat
 
-T = TypeVar("T")
-
-log = structlog.get_logger(__name__)
-
 NO_CONDITION: Final = ""
 """The etag of a change that is made whatever the current one is."""
 
 
 class Coordinator:
-    """Creates, renames and deletes.
+    """Creates, renames and deletes. All its methods are for turns of the dataset that they change.
 
-    :param group: runs its tasks
+    :ivar changes: gives the turns
     """
 
     def __init__(
-        self,
-        root: Root,
-        threads: Threads,
-        registry: Registry,
-        operations: Operations,
-        group: asyncio.TaskGroup,
-        *,
-        request_id_window_seconds: float,
+        self, root: Root, threads: Threads, registry: Registry, operations: Operations, changes: Changes
     ) -> None:
+        self.changes: Final = changes
         self._root = root
         self._threads = threads
         self._registry = registry
         self._operations = operations
-        self._group = group
-        self._outcomes = Outcomes(request_id_window_seconds)
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-
-    async def once(self, request_id: str, dataset: str, fingerprint: object, work: Callable[[], Awaitable[T]]) -> T:
-        """Do something to a dataset once for this request id, after what was begun before, to its end.
-
-        :param fingerprint: what the request asks for; another one with the same id is refused
-        """
-        outcome = self._outcomes.join(request_id, fingerprint)
-        if outcome is None:
-            outcome = asyncio.get_running_loop().create_future()
-            self._outcomes.begin(request_id, fingerprint, outcome)
-            self._group.create_task(self._in_turn(dataset, work, outcome))
-        return cast("T", await asyncio.shield(outcome))
-
-    async def _in_turn(self, dataset: str, work: Callable[[], Awaitable[T]], outcome: asyncio.Future[T]) -> None:
-        try:
-            async with self._locks[dataset]:
-                outcome.set_result(await work())
-        except MagdError as error:
-            outcome.set_exception(error)
-        except Exception as error:  # the border of the task: a bug must not end the daemon
-            log.exception("change failed", dataset=dataset)
-            outcome.set_exception(InternalError(f"{dataset}: {error!r}", metadata={"dataset": dataset}))
-        finally:
-            if not outcome.done():
-                outcome.cancel()
-            elif not outcome.cancelled():
-                outcome.exception()  # the caller may be gone; nobody has to be told then
 
     # -- datasets ------------------------------------------------------------------------------------------------
 
@@ -134,7 +84,7 @@ class Coordinator:
         """
         snapshot = await self._registry.with_dataset(name, DatasetActor.current)
         _check_etag(etag, snapshot.etag, str(name))
-        self._refuse_if_busy(str(name))
+        self.changes.refuse_if_busy(str(name))
         async with self._registry.holding(str(name), dataset=name):
             folder = await self._threads.run(self._root.dataset_folder, name)
             return await self._threads.run(folders.trash, self._root, folder)
@@ -164,14 +114,14 @@ class Coordinator:
             _same("data_type", voxels.dtype.name, known.voxels and known.voxels.dtype.name)
             _same("num_channels", voxels.num_channels, known.voxels and known.voxels.num_channels)
             return
-        await self._settle_what_is_left(dataset)
+        await self.changes.settle_what_is_left(dataset)
         edit = AddLayer(layer, category, voxels)
         intent = await self._threads.run(self._intend_layer, dataset, layer)
         if intent is None:
-            await self._save(dataset, [edit])
+            await self.changes.save(dataset, [edit])
             return
-        async with self._carry_out(dataset, intent):
-            await self._save(dataset, [edit])
+        async with self.changes.carry_out(dataset, intent):
+            await self.changes.save(dataset, [edit])
 
     def _intend_layer(self, dataset: DatasetName, layer: str) -> Intent | None:
         dataset_folder = self._root.dataset_folder(dataset)
@@ -192,8 +142,8 @@ class Coordinator:
         layer = _require_layer(snapshot, name, etag)
         if snapshot.properties.layer(new_name) is not None:
             raise AlreadyExists(f"{name.dataset_name}/layers/{new_name} exists", reason=Reason.LAYER_EXISTS)
-        self._refuse_if_busy(str(name))
-        await self._settle_what_is_left(name.dataset_name)
+        self.changes.refuse_if_busy(str(name))
+        await self.changes.settle_what_is_left(name.dataset_name)
         dataset_folder = await self._threads.run(self._root.dataset_folder, name.dataset_name)
         edit = RenameLayer(layer.name, new_name)
         # The new name too: between the properties and the folder nobody may open a mag under it.
@@ -203,10 +153,10 @@ class Coordinator:
         ):
             intent = await self._threads.run(intents.renaming, dataset_folder, old=layer.name, new=new_name)
             if intent is None:
-                await self._save(name.dataset_name, [edit])
+                await self.changes.save(name.dataset_name, [edit])
                 return
-            async with self._carry_out(name.dataset_name, intent):
-                await self._save(name.dataset_name, [edit])
+            async with self.changes.carry_out(name.dataset_name, intent):
+                await self.changes.save(name.dataset_name, [edit])
 
     async def delete_layer(self, name: LayerName, etag: str) -> str:
         """Remove a layer from the properties and move its folder to the trash.
@@ -215,20 +165,20 @@ class Coordinator:
         """
         snapshot = await self._registry.with_dataset(name.dataset_name, DatasetActor.current)
         layer = _require_layer(snapshot, name, etag)
-        self._refuse_if_busy(str(name))
+        self.changes.refuse_if_busy(str(name))
         return await self._remove(name, layer, None)
 
     async def _remove(self, name: LayerName | MagName, layer: LayerProperties, mag: MagProperties | None) -> str:
         dataset = DatasetName(name.dataset)
-        await self._settle_what_is_left(dataset)
+        await self.changes.settle_what_is_left(dataset)
         edit = RemoveLayer(layer.name) if mag is None else RemoveMag(layer.name, mag.mag)
         async with self._registry.holding(str(name)):
             intent = await self._threads.run(self._intend_removal, dataset, layer, mag)
             if intent is None:
-                await self._save(dataset, [edit])
+                await self.changes.save(dataset, [edit])
                 return ""
-            async with self._carry_out(dataset, intent):
-                await self._save(dataset, [edit])
+            async with self.changes.carry_out(dataset, intent):
+                await self.changes.save(dataset, [edit])
             return os.path.join(name.dataset, intent.trash)
 
     def _intend_removal(
@@ -277,7 +227,7 @@ class Coordinator:
             _same("file_len", file_len, header.file_len)
             _same("block_type", block_type.is_compressed, header.block_type.is_compressed)
             return
-        await self._settle_what_is_left(layer_name.dataset_name)
+        await self.changes.settle_what_is_left(layer_name.dataset_name)
         header = Header(layer.voxels, block_len, file_len, block_type)
         made = await self._threads.run(self._make_mag_folder, layer_name, mag, header)
         await self._add_mag(made, name, header, [])
@@ -302,8 +252,8 @@ class Coordinator:
             hidden=made,
             folder=os.path.join(layer_folder, name.mag.name),
         )
-        async with self._carry_out(name.dataset_name, intent):
-            await self._save(name.dataset_name, [edit, *more])
+        async with self.changes.carry_out(name.dataset_name, intent):
+            await self.changes.save(name.dataset_name, [edit, *more])
 
     async def delete_mag(self, name: MagName) -> str:
         """Remove a mag from the properties and move its folder to the trash.
@@ -315,7 +265,7 @@ class Coordinator:
         mag = layer.mag(name.mag)
         if mag is None:
             raise NotFound(f"{name} does not exist", reason=Reason.MAG_NOT_FOUND)
-        self._refuse_if_busy(str(name))
+        self.changes.refuse_if_busy(str(name))
         return await self._remove(name, layer, mag)
 
     # -- mags made by a compression --------------------------------------------------------------------------------
@@ -348,7 +298,7 @@ class Coordinator:
         :param bounding_box: of the layer the data is from
         :return: the name of the mag
         """
-        await self._settle_what_is_left(name.dataset_name)
+        await self.changes.settle_what_is_left(name.dataset_name)
         await self._threads.run(folders.check_mag_is_free, os.path.dirname(work_folder), name.mag)
         await self._add_mag(work_folder, name, header, [ExtendBoundingBox(name.layer, bounding_box)])
         return str(name)
@@ -363,7 +313,7 @@ class Coordinator:
         swap: Callable[[], Awaitable[None]],
     ) -> None:
         """Put other files, with another cube length, in place of a mag's, and say so in the properties. For whoever
-        holds the mag, in a turn of the dataset (`once`).
+        holds the mag.
 
         :param folder: of the mag
         :param work_folder: the new files, in a hidden folder beside it, complete with their journal and on the disk;
@@ -372,7 +322,7 @@ class Coordinator:
         :param edit: sets it
         :param swap: exchanges the two folders
         """
-        await self._settle_what_is_left(name.dataset_name)
+        await self.changes.settle_what_is_left(name.dataset_name)
         intent = await self._threads.run(
             intents.exchange,
             await self._threads.run(self._root.dataset_folder, name.dataset_name),
@@ -382,8 +332,8 @@ class Coordinator:
             hidden=work_folder,
             cube_length=cube_length,
         )
-        async with self._carry_out(name.dataset_name, intent):
-            await self._save(name.dataset_name, [edit])
+        async with self.changes.carry_out(name.dataset_name, intent):
+            await self.changes.save(name.dataset_name, [edit])
             await swap()
 
     # -- leftovers -------------------------------------------------------------------------------------------------
@@ -408,54 +358,6 @@ class Coordinator:
                 async with self._registry.holding(str(mag)):
                     removed += await self._threads.run(leftovers.remove_from_mag, self._root, mag)
         return removed
-
-    # -- intents ---------------------------------------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def _carry_out(self, dataset: DatasetName, intent: Intent) -> AsyncIterator[None]:
-        """Lay down an intent; the properties are saved inside; then the folders are brought in line with them."""
-        folder = await self._threads.run(self._root.dataset_folder, dataset)
-        try:
-            await self._threads.run(intents.begin, folder, intent)
-            yield
-            await self._settle_now(dataset, folder, intent)
-        except Exception:
-            # Whatever the error was, folders and properties shall agree again.
-            try:
-                await self._settle_now(dataset, folder, intent)
-            except MagdError as error:
-                log.warning("change not settled", dataset=str(dataset), error=error.message)
-            raise
-
-    async def _settle_now(self, dataset: DatasetName, folder: str, intent: Intent) -> None:
-        # A change of nothing: after a save that failed it writes the properties once more.
-        now = await self._save(dataset, [])
-        for note in await self._threads.run(intents.settle, folder, intent, now):
-            log.warning("found while settling a change", dataset=str(dataset), note=note)
-
-    async def _settle_what_is_left(self, dataset: DatasetName) -> None:
-        """Settle what an earlier change could not, because of an error.
-
-        :raises MagdError: it still cannot be settled; nothing further is to be changed
-        """
-        folder = await self._threads.run(self._root.dataset_folder, dataset)
-        if await self._threads.run(intents.read, folder) is None:
-            return
-        self._refuse_if_busy(str(dataset))
-        async with self._registry.holding(str(dataset)):
-            await self._threads.run(settle, self._root, dataset)
-
-    async def _save(self, dataset: DatasetName, edits: Sequence[Edit]) -> Snapshot:
-        return await self._registry.with_dataset(dataset, lambda actor: actor.change(edits))
-
-    def _refuse_if_busy(self, resource: str) -> None:
-        running = self._operations.running(resource)
-        if running is not None:
-            raise Conflict(
-                f"{running.name} runs on {running.resource}; cancel it or wait",
-                reason=Reason.OPERATION_IN_PROGRESS,
-                metadata={"operation": running.name},
-            )
 
 
 def _require_layer(snapshot: Snapshot, name: LayerName, etag: str) -> LayerProperties:

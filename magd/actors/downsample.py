@@ -189,7 +189,7 @@ class DownsampleRun:
             await self._mend_torn(way, copies, source)
             self._operation.check_cancelled()
             await self._parts.threads.run(sync_folders, work)
-            await self._parts.coordinator.once(
+            await self._parts.coordinator.changes.once(
                 "",
                 self._layer.dataset,
                 (),

@@ -85,7 +85,7 @@ class Hierarchy:
         :raises AlreadyExists: it exists
         """
         self._check_writable()
-        await self._coordinator.once(
+        await self._coordinator.changes.once(
             request_id,
             name,
             ("create_dataset", name, voxel_size, exist_ok),
@@ -117,7 +117,7 @@ class Hierarchy:
         :return: the folder in the trash, relative to the root
         """
         self._check_writable()
-        return await self._coordinator.once(
+        return await self._coordinator.changes.once(
             request_id,
             name.dataset,
             ("delete_dataset", name, etag),
@@ -152,7 +152,7 @@ class Hierarchy:
         :raises AlreadyExists: it exists
         """
         self._check_writable()
-        await self._coordinator.once(
+        await self._coordinator.changes.once(
             request_id,
             dataset.dataset,
             ("create_layer", dataset, layer, category, voxels, exist_ok),
@@ -211,7 +211,7 @@ class Hierarchy:
         :raises AlreadyExists: a layer of the new name exists
         """
         self._check_writable()
-        await self._coordinator.once(
+        await self._coordinator.changes.once(
             request_id,
             name.dataset,
             ("rename_layer", name, new_name, etag),
@@ -225,7 +225,7 @@ class Hierarchy:
         :return: the folder in the trash, relative to the root; empty if the layer had none
         """
         self._check_writable()
-        return await self._coordinator.once(
+        return await self._coordinator.changes.once(
             request_id,
             name.dataset,
             ("delete_layer", name, etag),
@@ -261,7 +261,7 @@ class Hierarchy:
         :raises AlreadyExists: it exists
         """
         self._check_writable()
-        await self._coordinator.once(
+        await self._coordinator.changes.once(
             request_id,
             layer.dataset,
             ("create_mag", layer, mag, block_len, file_len, block_type, exist_ok),
@@ -277,7 +277,7 @@ class Hierarchy:
         :return: the folder in the trash, relative to the root; empty if the mag had none
         """
         self._check_writable()
-        return await self._coordinator.once(
+        return await self._coordinator.changes.once(
             request_id, name.dataset, ("delete_mag", name), lambda: self._coordinator.delete_mag(name)
         )
 
@@ -285,7 +285,7 @@ class Hierarchy:
         self, dataset: DatasetName, layer: str | None, edits: list[Edit], etag: str, request_id: str
     ) -> None:
         self._check_writable()
-        await self._coordinator.once(
+        await self._coordinator.changes.once(
             request_id,
             dataset.dataset,
             ("change", dataset, layer, repr(edits), etag),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Self
 from magd.acknowledgement import Durability
 from magd.actors.arrival import Arrival
 from magd.actors.budget import Lease, MemoryBudget
+from magd.actors.changes import Changes
 from magd.actors.checking import CheckStep, check, remove_leftovers
 from magd.actors.converter import Compress, Converter, Decompress, Plan, Rechunk
 from magd.actors.coordinator import Coordinator
@@ -122,7 +123,7 @@ class Storage:
         self._operations = Operations(self.boot_id, self._events, self._group, on_start=self._make_way)
         self._politeness = Politeness(pool, self._count_waiting)
         self._making_way: asyncio.Task[None] | None = None
-        self._coordinator = Coordinator(
+        changes = Changes(
             root,
             self._threads,
             self._registry,
@@ -130,6 +131,7 @@ class Storage:
             self._group,
             request_id_window_seconds=config.request_id_window_seconds,
         )
+        self._coordinator = Coordinator(root, self._threads, self._registry, self._operations, changes)
         self.hierarchy: Final = Hierarchy(root, self._threads, self._registry, self._coordinator, self._views)
         self._converter = Converter(root, pool, self._threads, self._registry, self._operations, self._coordinator)
         self._downsampler = Downsampler(
@@ -338,7 +340,7 @@ class Storage:
 
     async def _convert(self, name: MagName, target: str | None, plan: Plan, request_id: str) -> OperationInfo:
         self._check_writable()
-        return await self._coordinator.once(
+        return await self._coordinator.changes.once(
             request_id,
             target or name.dataset,
             (plan.kind, name, target, plan),
@@ -354,7 +356,7 @@ class Storage:
         :raises Conflict: OPERATION_IN_PROGRESS
         """
         self._check_writable()
-        return await self._coordinator.once(
+        return await self._coordinator.changes.once(
             request_id, request.layer.dataset, ("downsample", request), lambda: self._downsampler.start(request)
         )
 
@@ -498,10 +500,11 @@ def _begin_staging(folder: str | None, header: Header, box: Box, reserve_bytes: 
     """
     if folder is None:
         return Staging(None, sync=sync)
+    size_bytes = header.voxels.nbytes(box)
     try:
-        require_space(folder, header.voxels.nbytes(box), reserve_bytes)
+        require_space(folder, size_bytes, reserve_bytes)
     except MagdError:
         return Staging(None, sync=sync)
     if can_become_cube_files(folder, header, box):
         return PartStaging(folder, box, header)
-    return Staging(folder, sync=sync)
+    return Staging(folder, sync=sync, expected_bytes=size_bytes)

@@ -237,9 +237,9 @@ async def test_an_exchange_of_files_and_properties_is_as_before_or_as_after(
 
     if fails:
         with pytest.raises(MagdError):
-            await storage._coordinator.once("", "brain", (), exchange)
+            await storage._coordinator.changes.once("", "brain", (), exchange)
     else:
-        await storage._coordinator.once("", "brain", (), exchange)
+        await storage._coordinator.changes.once("", "brain", (), exchange)
     tree = json.loads((home(tmp_path) / PROPERTIES_NAME).read_text())
     is_after = tree["dataLayers"][0]["mags"][0]["cubeLength"] == 32
     assert is_after is (fails != "the properties")
@@ -268,7 +268,7 @@ async def test_no_mag_is_opened_whose_files_are_about_to_go(
     with monkeypatch.context() as patch:
         fail(patch, lambda target: target.endswith((".1.magd-new-9-9", ".1.magd-old")))
         with pytest.raises(DataLoss):
-            await storage._coordinator.once("", "brain", (), exchange)
+            await storage._coordinator.changes.once("", "brain", (), exchange)
         with pytest.raises(DataLoss):
             await write(storage, mag, (0, 0, 0), filled(8))
     await write(storage, mag, (0, 0, 0), filled(9))
