@@ -8,8 +8,9 @@ How the blocks lie in memory, box_plan.py tells.
 2. Where the box cuts blocks along x, or the group is not all of the box along x and y, what `take` makes is a canvas
    from which long rows are copied into the box.
 
-The other way, from the box into blocks, the same in the opposite order. Blocks at the border of the box keep what lies
-outside of it: the canvas is filled with the old voxels first.
+The other way, from the box into blocks, the same in the opposite order, if all of the blocks lie in the box. Else they
+keep what lies outside of it: each region that lies alike in neighbouring blocks is assigned. So it is where rows are
+longer than those that `take` is good at, and would have to be copied twice.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ Blocks: TypeAlias = npt.NDArray[np.uint8]
 """The bytes of a group in memory; there may be more behind them."""
 
 Order: TypeAlias = npt.NDArray[np.intp]
+
+FAST_ROW_BYTES: Final = 32
+"""Rows that `numpy.take` moves faster than others."""
 
 
 class BoxCopy:
@@ -90,23 +94,29 @@ class BoxCopy:
 
     def from_box(self, group: Group, blocks: Blocks) -> None:
         """Copy from the box into blocks; those at its border keep what lies outside of it."""
-        row, length, shape = self._row, self._length, group.moves.shape
+        row = self._row
         rows = self._rows[group.in_box]
-        items = blocks[: group.moves.memory_bytes].reshape(-1, row)
-        order = _order_in_blocks(shape, length)
-        if not group.is_cut and rows.flags.c_contiguous:
-            rows.reshape(-1, row).take(order, 0, items, "clip")
+        in_memory = blocks[: group.moves.memory_bytes]
+        if not group.is_cut and (row <= FAST_ROW_BYTES or rows.flags.c_contiguous):
+            order = _order_in_blocks(group.moves.shape, self._length)
+            if rows.flags.c_contiguous:
+                rows.reshape(-1, row).take(order, 0, in_memory.reshape(-1, row), "clip")
+                return
+            memory = scratch.take(rows.size)
+            canvas = memory.array[: rows.size]
+            item = _item(rows.shape[2])
+            canvas.reshape(rows.shape).view(item)[...] = rows.view(item)
+            canvas.reshape(-1, row).take(order, 0, in_memory.reshape(-1, row), "clip")
+            scratch.give_back(memory)
             return
-        memory = scratch.take(items.size)
-        canvas = memory.array[: items.size].reshape(-1, row)
-        if group.is_cut:
-            items.take(_order_in_box(shape, length).reshape(-1), 0, canvas, "clip")
-        planes, height, width = shape
-        item = _item(rows.shape[2])
-        in_canvas = canvas.reshape(planes, height * length, width * row)
-        in_canvas[group.in_blocks].view(item)[...] = rows.view(item)
-        canvas.take(order, 0, items, "clip")
-        scratch.give_back(memory)
+        planes, height, width = group.moves.shape
+        columns = in_memory.reshape(height, width, planes, self._length, row)
+        for in_blocks, in_box in group.regions:
+            target = columns[in_blocks]
+            high, wide, _, lines, size = target.shape
+            item = _item(size)
+            source = rows[in_box].view(item).reshape(planes, high, lines, wide)
+            target.view(item)[..., 0] = source.transpose(1, 3, 0, 2)
 
 
 @lru_cache(maxsize=32)

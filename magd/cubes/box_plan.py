@@ -47,6 +47,9 @@ MOST_KEPT_LENGTHS: Final = 4
 """Plans of boxes that are so many blocks long are kept."""
 
 
+_ALL: Final = slice(None)
+
+
 class Transfer(NamedTuple):
     """What one system call moves.
 
@@ -82,6 +85,17 @@ class Moves(NamedTuple):
     places: tuple[int, ...]
 
 
+class Region(NamedTuple):
+    """Voxels of a group that lie alike in neighbouring blocks.
+
+    :ivar in_blocks: columns of blocks along y and x; all planes; rows, and bytes along x, of each block
+    :ivar in_box: all planes; rows, and bytes along x, of what the group has of the box
+    """
+
+    in_blocks: tuple[slice, slice, slice, slice, slice]
+    in_box: tuple[slice, slice, slice]
+
+
 class Group(NamedTuple):
     """Blocks that are moved together.
 
@@ -89,6 +103,7 @@ class Group(NamedTuple):
     :ivar in_box: the part of the box that lies in them, (z, y, bytes along x)
     :ivar in_blocks: the same, from the first voxel that is in memory
     :ivar is_cut_along_x: whether they have voxels beyond the box along x; and along any axis
+    :ivar regions: all of that part; none if nothing is written
     """
 
     first: int
@@ -97,6 +112,7 @@ class Group(NamedTuple):
     in_blocks: tuple[slice, slice, slice]
     is_cut_along_x: bool
     is_cut: bool
+    regions: tuple[Region, ...]
 
 
 def plan(purpose: Purpose, length: int, voxel: int, start: Triple, size: Triple) -> tuple[Group, ...]:
@@ -193,18 +209,41 @@ def _group(
         for (start, _), inner, inside in zip(steps, (z, y, x), in_first, strict=True)
     ]
     is_cut_along_x = x != (0, end_x)
+    is_cut = is_cut_along_x or y != (0, end_y) or z[1] - z[0] != moves.shape[0]
+    in_bytes = x[0] * voxel, x[1] * voxel
     return Group(
         spread[0] << 2 | spread[1] << 1 | spread[2],
         moves,
         (in_box[0], in_box[1], slice(in_box[2].start * voxel, in_box[2].stop * voxel)),
-        (
-            slice(z[0] - moves.first_plane, z[1] - moves.first_plane),
-            slice(*y),
-            slice(x[0] * voxel, x[1] * voxel),
-        ),
+        (slice(z[0] - moves.first_plane, z[1] - moves.first_plane), slice(*y), slice(*in_bytes)),
         is_cut_along_x,
-        is_cut_along_x or y != (0, end_y) or z[1] - z[0] != moves.shape[0],
+        is_cut,
+        tuple(
+            Region((blocks_y, blocks_x, _ALL, rows, in_row), (_ALL, box_y, box_x))
+            for blocks_y, rows, box_y in _alike_in_blocks(y, length)
+            for blocks_x, in_row, box_x in _alike_in_blocks(in_bytes, length * voxel)
+        )
+        if is_write
+        else (),
     )
+
+
+def _alike_in_blocks(common: tuple[int, int], length: int) -> list[tuple[slice, slice, slice]]:
+    """Cut what a group and a box share along one axis where it begins to lie otherwise in its block: after the first
+    one, and before the last.
+
+    :return: blocks, what is shared in each of them, and the same in the box
+    """
+    start, end = common
+    last = (end - 1) // length
+    if last == 0:
+        return [(slice(0, 1), slice(start, end), slice(0, end - start))]
+    border = length - start, last * length - start
+    found = [(slice(0, 1), slice(start, length), slice(0, border[0]))]
+    if last > 1:
+        found.append((slice(1, last), slice(0, length), slice(*border)))
+    found.append((slice(last, last + 1), slice(0, end - last * length), slice(border[1], end - start)))
+    return found
 
 
 def _common(start: int, end: int, box_start: int, box_end: int) -> tuple[int, int]:
@@ -262,7 +301,8 @@ def _moves(
         writes = _transfers(spans, 0, 0)
         old = [span for span, (_, _, column) in zip(spans, in_order, strict=True) if column in cut_columns]
     memory_bytes = (planes[1] - planes[0]) * height * width * plane_bytes
-    most_gap = min(GAP_BYTES, max(0, scratch.KEPT_BYTES - memory_bytes))
+    # What a column is read into may be the memory of the box, which has no room for gaps.
+    most_gap = min(GAP_BYTES, max(0, scratch.KEPT_BYTES - memory_bytes)) if height * width > 1 else 0
     reads = _transfers(old, most_gap, memory_bytes)
     most_read = max((end for read in reads for _, end in read.pieces), default=0)
     return Moves(

@@ -62,6 +62,7 @@ def read_into_all(fd: int, buffers: Sequence[memoryview], offset: int, size: int
     for buffer in _after(count, buffers):
         read_into(fd, buffer, offset + count, file)
         count += len(buffer)
+    assert count == size, "the buffers are as long as was said"
 
 
 def read_exactly(fd: int, size: int, offset: int, file: str) -> bytearray:
@@ -106,6 +107,7 @@ def write_from_all(fd: int, buffers: Sequence[memoryview], offset: int, size: in
     for buffer in _after(count, buffers):
         write_all(fd, buffer, offset + count, file)
         count += len(buffer)
+    assert count == size, "the buffers are as long as was said"
 
 
 def _after(count: int, buffers: Sequence[memoryview]) -> list[memoryview]:
