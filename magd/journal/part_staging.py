@@ -11,11 +11,12 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from magd.cubes import raw
+from magd.cubes.allocation import allocate_blocks
 from magd.cubes.block_copy import rows_of
 from magd.cubes.cube_file import OpenCubeFile
 from magd.cubes.layout import box_of_cube_file, cube_file_path
 from magd.geometry import Box, Vec3
-from magd.journal.parts import MAX_PARTS, copy_of, parts_of
+from magd.journal.parts import MAX_PARTS, copy_of, in_cube_file, parts_of
 from magd.journal.staging import Staging
 
 if TYPE_CHECKING:
@@ -51,9 +52,11 @@ class PartStaging(Staging):
         self._rows = rows_of(data)
 
     def _prepare(self) -> None:
-        for fd, path in zip(self._fds, self._paths, strict=True):
+        for fd, path, (_, part) in zip(self._fds, self._paths, self._parts, strict=True):
             raw.write_empty_file(fd, self._header, path)
-            self._files.append(OpenCubeFile(fd, path, self._header.of_cube_file(), os.fstat(fd)))
+            file = OpenCubeFile(fd, path, self._header.of_cube_file(), os.fstat(fd))
+            allocate_blocks(file, in_cube_file(part, self._header))
+            self._files.append(file)
 
     def _write(self, data: memoryview) -> None:
         """Write the layers of blocks that are complete with these bytes.

@@ -87,15 +87,19 @@ def parts_of(box: Box, header: Header) -> tuple[tuple[Vec3, Box], ...]:
     return tuple(parts)
 
 
+def in_cube_file(part: Box, header: Header) -> Box:
+    """What lies in one cube file, in voxels from its first."""
+    length, offset = header.cube_len, part.offset
+    return Box(Vec3(offset.x % length, offset.y % length, offset.z % length), part.size)
+
+
 def copy_of(part: Box, box: Box, rows: Rows, header: Header) -> BoxCopy:
     """To copy between the voxels of a box in memory and a part.
 
     :param part: lies in `box` and in one cube file
     :param rows: of `box`
     """
-    length, offset = header.cube_len, part.offset
-    in_file = Box(Vec3(offset.x % length, offset.y % length, offset.z % length), part.size)
-    return BoxCopy(header, in_file, part_of(rows, box, part, header.voxels.bytes_per_voxel))
+    return BoxCopy(header, in_cube_file(part, header), part_of(rows, box, part, header.voxels.bytes_per_voxel))
 
 
 def read_layers(paths: Sequence[str], box: Box, header: Header) -> Iterator[VoxelArray]:

@@ -2,8 +2,8 @@
 
 1. Bytes are taken in their order, piece after piece: into a checksum, and into a file with a name of its own in the
    journal's folder. No record names it, so a crash leaves nothing but the file, which the next start removes.
-2. Where the file has to reach the disk, the disk is told to begin with each piece, so that at the end little is left to
-   sync. Nobody waits for that.
+2. Space for all of it is asked for at the beginning. Where the file has to reach the disk, the disk is told to begin
+   with each piece, so that at the end little is left to sync. Nobody waits for that.
 3. When the record is written, the file gets the name of its side file. It is synced once more with the record, through
    the descriptor it was written with: no failed write-back goes unheard.
 4. If anything goes wrong with the file, a sync that fails included, it is given up: nothing depends on it. The record
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 import xxhash
 
 from magd.atomic import unlink_if_there
+from magd.cubes.allocation import allocate
 from magd.cubes.writeback import start_writeback
 from magd.errors import MagdError
 from magd.journal.exact_write import write_all
@@ -39,17 +40,19 @@ class Staging:
 
     :param mag_folder: of the mag; None: only the checksum is wanted
     :param sync: have the disk begin with it as it comes
+    :param expected_bytes: of the data; 0: not known
     :param count: of files
 
     :ivar size_bytes: taken so far
     :ivar is_handed_over: whether it is for the mag's actor to discard it, and not any more for who receives the data
     """
 
-    def __init__(self, mag_folder: str | None, *, sync: bool, count: int = 1) -> None:
+    def __init__(self, mag_folder: str | None, *, sync: bool, expected_bytes: int = 0, count: int = 1) -> None:
         self.size_bytes = 0
         self.is_handed_over = False
         self._digest: Final = xxhash.xxh3_64()
         self._sync: Final = sync
+        self._expected_bytes: Final = expected_bytes
         self._paths: list[str] = []
         self._fds: list[int] = []
         if mag_folder is not None:
@@ -131,10 +134,11 @@ class Staging:
             self.discard()
 
     def _prepare(self) -> None:
-        """Write what is in the files before any data.
+        """Write what is in the files before any data, and find space for that.
 
         :raises OSError, MagdError: it could not be written
         """
+        allocate(self._fds[0], 0, self._expected_bytes, self._paths[0])
 
     def _write(self, data: memoryview) -> None:
         """Write the next bytes.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
+from magd.errors import from_os_error
 from magd.geometry import Box
 from magd.journal import journal_file, staging
 from magd.journal.journal import Journal
@@ -126,6 +128,27 @@ def test_when_the_file_fails_the_data_is_written_from_memory(
     journal.sync()
     journal.close()
     assert not [name for name in names(tmp_path) if name.endswith("staged")]
+    check_recovered(tmp_path, record)
+
+
+def test_a_disk_that_is_too_full_for_all_of_it_gets_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def allocate(fd: int, offset: int, size: int, file: str) -> None:
+        asked.append(size)
+        raise from_os_error(OSError(errno.ENOSPC, "full"), file)
+
+    monkeypatch.setattr(staging, "allocate", allocate)
+    staged = Staging(str(tmp_path), sync=False, expected_bytes=12_345)
+    assert asked == [12_345]
+    assert names(tmp_path) == []
+    record = make_write(1, box=LARGE)
+    arrive(staged, record)
+    assert names(tmp_path) == []
+    with closing(begin(tmp_path)) as journal:
+        journal.append(record, staged)
     check_recovered(tmp_path, record)
 
 
