@@ -23,8 +23,8 @@ from magd.properties.edits import (
     RemoveMag,
     RenameLayer,
     etag_mismatch,
-    layer_etag,
 )
+from magd.properties.tree import layer_etag
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

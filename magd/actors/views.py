@@ -13,7 +13,7 @@ from magd.actors.opening import header_of
 from magd.actors.types import DatasetInfo, LayerInfo, MagInfo
 from magd.catalog.names import DatasetName, LayerName, MagName
 from magd.errors import MagdError
-from magd.properties.edits import layer_etag
+from magd.properties.tree import layer_etag
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

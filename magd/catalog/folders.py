@@ -21,8 +21,8 @@ from magd.catalog.locks import FolderLock
 from magd.catalog.root import Root, is_below
 from magd.cubes.header import HEADER_FILE
 from magd.errors import AlreadyExists, InternalError, NotAllowed, Reason, os_errors_of
-from magd.properties.edits import new_dataset_tree
 from magd.properties.file import PROPERTIES_NAME, PropertiesFile
+from magd.properties.tree import new_dataset_tree
 
 if TYPE_CHECKING:
     from magd.cubes.header import Header

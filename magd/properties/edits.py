@@ -10,34 +10,26 @@ What is added has the keys, the order and the form that the `webknossos` package
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import posixpath
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from magd.errors import AlreadyExists, Conflict, InvalidRequest, NotAllowed, NotFound, Reason
+from magd.errors import AlreadyExists, Conflict, InvalidRequest, NotFound, Reason
 from magd.geometry import BoundingBox, Mag
 from magd.properties.forms import (
     MAX_SEGMENT_ID,
     JsonObject,
     bounding_box_problem,
     element_class,
-    read_bounding_box,
     shown,
     write_bounding_box,
     write_segment_id,
 )
-from magd.properties.model import (
-    SERVED_DATA_FORMAT,
-    LayerCategory,
-    VoxelSize,
-    mag_list_key,
-    mag_of_entry,
-)
+from magd.properties.model import SERVED_DATA_FORMAT, LayerCategory, mag_list_key
+from magd.properties.tree import bounding_box_of, check_name_is_free, layer_etag, layer_of, mags_of, path_holders
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable
 
     from magd.voxels import VoxelFormat
 
@@ -65,26 +57,6 @@ def apply_edits(tree: JsonObject, edits: Iterable[Edit]) -> JsonObject:
     for edit in edits:
         edit.apply(edited)
     return edited
-
-
-def new_dataset_tree(name: str, voxel_size: VoxelSize) -> JsonObject:
-    """The properties of a dataset without layers."""
-    return {
-        "id": {"name": name, "team": ""},
-        "scale": {"factor": [voxel_size.x, voxel_size.y, voxel_size.z], "unit": voxel_size.unit},
-        "dataLayers": [],
-        "version": 1,
-    }
-
-
-def layer_etag(tree: JsonObject, layer: str) -> str:
-    """The etag of one layer: it changes with anything the file says about the layer, not with the order of
-    keys.
-
-    :raises NotFound: LAYER_NOT_FOUND
-    """
-    text = json.dumps(_layer(tree, layer), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +87,8 @@ class ExtendBoundingBox:
 
     def apply(self, tree: JsonObject) -> None:
         """:raises NotFound: LAYER_NOT_FOUND"""
-        layer = _layer(tree, self.layer)
-        current = _bounding_box(layer)
+        layer = layer_of(tree, self.layer)
+        current = bounding_box_of(layer)
         if not current.contains(self.bounding_box):
             write_bounding_box(layer["boundingBox"], current.union(self.bounding_box))
 
@@ -133,8 +105,8 @@ class SetBoundingBox:
 
     def apply(self, tree: JsonObject) -> None:
         """:raises NotFound: LAYER_NOT_FOUND"""
-        layer = _layer(tree, self.layer)
-        if _bounding_box(layer) != self.bounding_box:
+        layer = layer_of(tree, self.layer)
+        if bounding_box_of(layer) != self.bounding_box:
             write_bounding_box(layer["boundingBox"], self.bounding_box)
 
 
@@ -147,7 +119,7 @@ class SetDefaultViewConfiguration:
 
     def apply(self, tree: JsonObject) -> None:
         """:raises NotFound: LAYER_NOT_FOUND"""
-        target = tree if self.layer is None else _layer(tree, self.layer)
+        target = tree if self.layer is None else layer_of(tree, self.layer)
         if self.configuration is None:
             target.pop("defaultViewConfiguration", None)
         else:
@@ -172,7 +144,7 @@ class SetLargestSegmentId:
         """:raises NotFound: LAYER_NOT_FOUND
         :raises InvalidRequest: the layer is no segmentation
         """
-        layer = _layer(tree, self.layer)
+        layer = layer_of(tree, self.layer)
         if layer.get("category") != LayerCategory.SEGMENTATION.value:
             raise InvalidRequest(
                 f"layer {shown(self.layer)} is no segmentation and has no segment ids",
@@ -191,7 +163,7 @@ class AddLayer:
 
     def apply(self, tree: JsonObject) -> None:
         """:raises AlreadyExists: LAYER_EXISTS"""
-        _check_free(tree, self.layer)
+        check_name_is_free(tree, self.layer)
         bounding_box: JsonObject = {}
         write_bounding_box(bounding_box, BoundingBox.empty())
         tree["dataLayers"].append(
@@ -224,9 +196,9 @@ class AddMag:
         :raises InvalidRequest: the layer lists its mags in the historic form, which has no paths, and the
             folder is not where such a mag is looked for
         """
-        layer = _layer(tree, self.layer)
+        layer = layer_of(tree, self.layer)
         key = mag_list_key(layer)
-        if any(mag == self.mag for mag, _ in _mags(layer)):
+        if any(mag == self.mag for mag, _ in mags_of(layer)):
             raise AlreadyExists(
                 f"layer {shown(self.layer)} has a mag {self.mag}",
                 reason=Reason.MAG_EXISTS,
@@ -263,8 +235,8 @@ class RemoveMag:
 
     def apply(self, tree: JsonObject) -> None:
         """:raises NotFound: LAYER_NOT_FOUND, MAG_NOT_FOUND"""
-        layer = _layer(tree, self.layer)
-        gone = [entry for mag, entry in _mags(layer) if mag == self.mag]
+        layer = layer_of(tree, self.layer)
+        gone = [entry for mag, entry in mags_of(layer) if mag == self.mag]
         if not gone:
             raise _no_mag(self.layer, self.mag)
         key = mag_list_key(layer)
@@ -282,7 +254,7 @@ class SetCubeLength:
 
     def apply(self, tree: JsonObject) -> None:
         """:raises NotFound: LAYER_NOT_FOUND, MAG_NOT_FOUND"""
-        entries = [entry for mag, entry in _mags(_layer(tree, self.layer)) if mag == self.mag]
+        entries = [entry for mag, entry in mags_of(layer_of(tree, self.layer)) if mag == self.mag]
         if not entries:
             raise _no_mag(self.layer, self.mag)
         for entry in entries:
@@ -297,7 +269,7 @@ class RemoveLayer:
 
     def apply(self, tree: JsonObject) -> None:
         """:raises NotFound: LAYER_NOT_FOUND"""
-        gone = _layer(tree, self.layer)
+        gone = layer_of(tree, self.layer)
         tree["dataLayers"] = [layer for layer in tree["dataLayers"] if layer is not gone]
 
 
@@ -312,13 +284,13 @@ class RenameLayer:
         """:raises NotFound: LAYER_NOT_FOUND
         :raises AlreadyExists: LAYER_EXISTS
         """
-        layer = _layer(tree, self.old)
+        layer = layer_of(tree, self.old)
         if self.old == self.new:
             return
-        _check_free(tree, self.new)
+        check_name_is_free(tree, self.new)
         layer["name"] = self.new
         # Other layers may refer to mags in this layer's folder, and its attachments (meshes) lie in it.
-        for holder in _path_holders(tree):
+        for holder in path_holders(tree):
             holder["path"] = self._followed(holder["path"])
 
     def _followed(self, path: str) -> str:
@@ -338,59 +310,11 @@ def etag_mismatch(what: str, expected: str, current: str) -> Conflict:
     )
 
 
-def _layer(tree: JsonObject, name: str) -> JsonObject:
-    for layer in tree["dataLayers"]:
-        if layer["name"] == name:
-            found: JsonObject = layer
-            return found
-    raise NotFound(
-        f"there is no layer {shown(name)} in this dataset",
-        reason=Reason.LAYER_NOT_FOUND,
-        metadata={"layer": name[:80]},
-    )
-
-
-def _check_free(tree: JsonObject, name: str) -> None:
-    if any(layer["name"] == name for layer in tree["dataLayers"]):
-        raise AlreadyExists(
-            f"there is a layer {shown(name)} in this dataset",
-            reason=Reason.LAYER_EXISTS,
-            metadata={"layer": name[:80]},
-        )
-
-
-def _bounding_box(layer: JsonObject) -> BoundingBox:
-    try:
-        return read_bounding_box(layer.get("boundingBox"))
-    except ValueError as error:
-        raise _unusable(layer, f"boundingBox: {error}") from None
-
-
-def _mags(layer: JsonObject) -> Sequence[tuple[Mag, Any]]:
-    """The entries of the mag list, each with its mag."""
-    key = mag_list_key(layer)
-    entries = layer.get(key)
-    if not isinstance(entries, list):
-        raise _unusable(layer, f"{key} is not a list")
-    try:
-        return [(mag_of_entry(entry, key), entry) for entry in entries]
-    except ValueError as error:
-        raise _unusable(layer, f"{key}: {error}") from None
-
-
 def _no_mag(layer: str, mag: Mag) -> NotFound:
     return NotFound(
         f"layer {shown(layer)} has no mag {mag}",
         reason=Reason.MAG_NOT_FOUND,
         metadata={"layer": layer[:80], "mag": mag},
-    )
-
-
-def _unusable(layer: JsonObject, why: str) -> NotAllowed:
-    return NotAllowed(
-        f"the properties of layer {shown(layer['name'])} cannot be changed: {why}",
-        reason=Reason.INVALID_PROPERTIES,
-        metadata={"layer": layer["name"][:80]},
     )
 
 
@@ -402,17 +326,3 @@ def _check_bounding_box(box: BoundingBox) -> None:
             reason=Reason.INVALID_BOX,
             metadata={"field": "bounding_box", "value": box},
         )
-
-
-def _path_holders(tree: JsonObject) -> Iterator[JsonObject]:
-    """Every object below `mags` and `attachments` of a layer that has a path."""
-    for layer in tree["dataLayers"]:
-        waiting = [layer.get("mags"), layer.get("attachments")]
-        while waiting:
-            node = waiting.pop()
-            if isinstance(node, dict):
-                if isinstance(node.get("path"), str):
-                    yield node
-                waiting.extend(node.values())
-            elif isinstance(node, list):
-                waiting.extend(node)

@@ -24,11 +24,10 @@ from magd.properties.edits import (
     SetDefaultViewConfiguration,
     SetLargestSegmentId,
     apply_edits,
-    layer_etag,
-    new_dataset_tree,
 )
 from magd.properties.memory import BoundingBoxMemory
 from magd.properties.model import LayerCategory, VoxelSize, parse_properties
+from magd.properties.tree import layer_etag, new_dataset_tree
 from magd.voxels import VoxelFormat
 
 UINT8 = VoxelFormat.of("uint8", 1)

@@ -23,10 +23,10 @@ from magd.properties.edits import (
     SetBoundingBox,
     SetDefaultViewConfiguration,
     apply_edits,
-    new_dataset_tree,
 )
 from magd.properties.file import PROPERTIES_NAME, PropertiesFile
 from magd.properties.model import LayerCategory, VoxelSize
+from magd.properties.tree import new_dataset_tree
 from magd.voxels import VoxelFormat
 from tests.support.crashes import crash_everywhere
 
