@@ -25,8 +25,6 @@ EDGE: Final = 32
 """Of what is there before: eight cube files."""
 WRITTEN: Final = Box(Vec3(8, 8, 8), Vec3(28, 28, 28))
 """Over the borders of those, of cube files that do not exist yet, and of the bounding box."""
-LARGE_EDGE: Final = 160
-"""Of a box of 8 MB, over the borders of eight cube files."""
 REQUEST_ID: Final = "00000000-0000-4000-8000-000000000001"
 
 
@@ -108,7 +106,13 @@ class WriteAndFlush:
 
 @dataclass(frozen=True, slots=True)
 class WriteLarge:
-    """A write whose voxels have a side file, over what is there, then a flush to the files."""
+    """A large write over what is there, then a flush to the files.
+
+    :ivar size: of its box. Over parts of cube files, its voxels have a side file; over whole ones they have files that
+        take the place of these
+    """
+
+    size: tuple[int, int, int]
 
     def prepare(self, client: Client, name: str) -> None:
         """See Change."""
@@ -129,15 +133,13 @@ class WriteLarge:
         self._write(client, name, 2, REQUEST_ID)
         require(self._read(client, name) == {2}, "a retry did not write the box")
 
-    @staticmethod
-    def _write(client: Client, name: str, value: int, request_id: str) -> None:
-        data = np.full((LARGE_EDGE, LARGE_EDGE, LARGE_EDGE), value, "uint16", order="F")
+    def _write(self, client: Client, name: str, value: int, request_id: str) -> None:
+        data = np.full(self.size, value, "uint16", order="F")
         layer_of(client, name).mag("1").write(data, request_id=request_id)
 
-    @staticmethod
-    def _read(client: Client, name: str) -> set[int]:
+    def _read(self, client: Client, name: str) -> set[int]:
         """The values that there are."""
-        data = layer_of(client, name).mag("1").read((0, 0, 0), (LARGE_EDGE, LARGE_EDGE, LARGE_EDGE))
+        data = layer_of(client, name).mag("1").read((0, 0, 0), self.size)
         return {int(value) for value in np.unique(data)}
 
 
@@ -449,7 +451,8 @@ class Shrink:
 CHANGES: Final[Mapping[str, Change]] = {
     "write-raw": WriteAndFlush(compressed=False),
     "write-compressed": WriteAndFlush(compressed=True),
-    "write-large": WriteLarge(),
+    "write-large": WriteLarge((160, 160, 160)),  # over the borders of eight cube files
+    "replace-large": WriteLarge((256, 128, 128)),  # two cube files
     "create": Create(),
     "create-dataset": CreateDataset(),
     "create-layer": CreateLayer(),

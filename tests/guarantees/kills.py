@@ -95,7 +95,7 @@ class Setting:
     """Of the arena, in voxels."""
     file_len: int = 4
     large: float = 0.04
-    """The share of boxes that are nearly as large as the arena."""
+    """The share of boxes that are nearly as large as the arena, or exactly one cube file."""
 
     @property
     def promises_voxels(self) -> bool:
@@ -173,6 +173,7 @@ class KillTest:
             setting.durabilities,
             values=itertools.count(1),
             places_apart=_places_apart(setting.edge),
+            cube_len=BLOCK_LEN * setting.file_len,
             large=setting.large,
         )
         self._conversion: Conversion | None = None
@@ -470,7 +471,7 @@ class KillTest:
 
 def setting_of(kind: str, durabilities: tuple[Durability, ...], seconds: float) -> Setting:
     """What the rounds of one kind are like: "raw", "compressed", "compress", or "large": many large boxes over few
-    large cube files, which do not exist in the beginning."""
+    large cube files, which do not exist in the beginning and are replaced later."""
     if kind == "large":
         return Setting(durabilities=durabilities, seconds=seconds, writers=3, edge=160, file_len=16, large=0.4)
     if kind == "compress":

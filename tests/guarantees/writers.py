@@ -48,8 +48,10 @@ class Load:
     """Never one twice; shared by all writers."""
     places_apart: Iterator[Box]
     """Boxes outside of the arena that extend the bounding box; never one twice."""
+    cube_len: int
+    """Edge of a cube file, in voxels."""
     large: float = 0.04
-    """The share of boxes that are nearly all there is."""
+    """The share of boxes that are nearly all there is, or exactly one cube file."""
 
     def mag(self, client: Client) -> MagHandle:
         """The mag, over a connection."""
@@ -170,7 +172,9 @@ class Writer(Loader):
     def _draw_box(self) -> Box:
         kind, edge = self._random.random(), self._load.edge
         if self._random.random() < self._load.large:
-            # In a large arena these have files of their own in the journal.
+            # In a large arena these have files of their own in the journal, and the latter ones become cube files.
+            if self._load.cube_len <= edge and self._random.random() < 0.4:
+                return Box(Vec3.full(0), Vec3.full(self._load.cube_len))
             return self._draw(edge * 7 // 8, edge)
         if kind < 0.04:
             return next(self._load.places_apart)
