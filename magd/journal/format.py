@@ -47,11 +47,30 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import xxhash
 
-from magd.acknowledgement import Acknowledgement, Durability, Revision
+from magd.acknowledgement import Durability
 from magd.errors import InvalidRequest
-from magd.geometry import BoundingBox, Box, Vec3
-from magd.journal.records import FileFormat, Head, Outcome, WriteFacts, WriteRecord
-from magd.voxels import VOXEL_DTYPES, VoxelFormat
+from magd.geometry import BoundingBox, Box
+from magd.journal.meta import (
+    MAX_COUNT,
+    WRONG,
+    of_box,
+    of_outcome,
+    of_revision,
+    to_bool,
+    to_corners,
+    to_count,
+    to_dtype_name,
+    to_int,
+    to_list,
+    to_outcome,
+    to_range,
+    to_revision,
+    to_seconds,
+    to_text,
+    to_whole,
+)
+from magd.journal.records import FileFormat, Head, WriteFacts, WriteRecord
+from magd.voxels import VoxelFormat
 
 HEADER_BYTES: Final = 64
 MAGIC: Final = b"\xabMAGDJ\r\n"
@@ -63,8 +82,6 @@ MAX_HEAD_META_BYTES: Final = 1 << 28
 _HEADER: Final = struct.Struct("<8sHBBIQQQQQ")
 _CHECKSUM: Final = struct.Struct("<Q")
 _MAX_U64: Final = 2**64 - 1
-_MAX_COUNT: Final = 2**62
-"""Of what only rises: it travels as a signed number of 64 bits, and has to go on rising."""
 
 Ranges: TypeAlias = tuple[tuple[int, int], ...]
 """Numbers of records: first and last of each range, rising."""
@@ -148,8 +165,8 @@ def encode_head(start: FileStart) -> bytes:
         "void": start.void,
         "incarnation": head.incarnation,
         "generation": head.generation,
-        "revision": _of_revision(head.revision),
-        "unsaved_box": _of_box(head.unsaved_box),
+        "revision": of_revision(head.revision),
+        "unsaved_box": of_box(head.unsaved_box),
         "boot_id": head.boot_id,
         "closed": head.closed,
         "dtype": head.format.voxels.dtype.name,
@@ -157,17 +174,7 @@ def encode_head(start: FileStart) -> bytes:
         "block_len": head.format.block_len,
         "file_len": head.format.file_len,
         "block_type": head.format.block_type,
-        "outcomes": [
-            (
-                outcome.request_id,
-                outcome.fingerprint,
-                outcome.acknowledgement.revision.epoch,
-                outcome.acknowledgement.revision.counter,
-                int(outcome.acknowledgement.durability),
-                outcome.unix_time,
-            )
-            for outcome in head.outcomes
-        ],
+        "outcomes": [of_outcome(outcome) for outcome in head.outcomes],
     }
     text = _to_json(meta)
     header = RecordHeader(
@@ -194,10 +201,10 @@ def encode_write(
     meta = {
         "id": record.request_id,
         "fingerprint": record.fingerprint,
-        "box": _of_box(record.box),
-        "extension": _of_box(record.extension),
+        "box": of_box(record.box),
+        "extension": of_box(record.extension),
         "durability": int(record.durability),
-        "revision": _of_revision(record.revision),
+        "revision": of_revision(record.revision),
         "time": record.unix_time,
     }
     text = _to_json(meta)
@@ -254,7 +261,7 @@ def parse_header(data: bytes) -> RecordHeader | Invalid:
         return Invalid("a HEAD has no data")
     if meta_bytes > (MAX_HEAD_META_BYTES if kind == Kind.HEAD else MAX_WRITE_META_BYTES):
         return Invalid(f"{meta_bytes} bytes of meta are too many")
-    if epoch > _MAX_COUNT or number > _MAX_COUNT:
+    if epoch > MAX_COUNT or number > MAX_COUNT:
         return Invalid(f"epoch {epoch} or number {number} cannot have been reached")
     if durable >= number:
         return Invalid(f"record {number} cannot know that record {durable} is durable")
@@ -271,23 +278,23 @@ def parse_head(header: RecordHeader, data: bytes) -> FileStart | Invalid:
         return fields
     try:
         head = Head(
-            incarnation=_text(fields["incarnation"]),
-            generation=_count(fields["generation"]),
-            revision=_to_revision(fields["revision"]),
+            incarnation=to_text(fields["incarnation"]),
+            generation=to_count(fields["generation"]),
+            revision=to_revision(fields["revision"]),
             format=FileFormat(
-                VoxelFormat.of(_to_dtype_name(fields["dtype"]), _whole(fields["channels"])),
-                _whole(fields["block_len"]),
-                _whole(fields["file_len"]),
-                _whole(fields["block_type"]),
+                VoxelFormat.of(to_dtype_name(fields["dtype"]), to_whole(fields["channels"])),
+                to_whole(fields["block_len"]),
+                to_whole(fields["file_len"]),
+                to_whole(fields["block_type"]),
             ),
-            unsaved_box=BoundingBox(*_to_corners(fields["unsaved_box"])),
-            outcomes=tuple(_to_outcome(item) for item in _list(fields["outcomes"])),
-            boot_id=_text(fields["boot_id"]),
-            closed=_bool(fields["closed"]),
+            unsaved_box=BoundingBox(*to_corners(fields["unsaved_box"])),
+            outcomes=tuple(to_outcome(item) for item in to_list(fields["outcomes"])),
+            boot_id=to_text(fields["boot_id"]),
+            closed=to_bool(fields["closed"]),
         )
-        sequence, oldest, salt = _whole(fields["sequence"]), _whole(fields["oldest"]), _whole(fields["salt"])
-        void = tuple(_to_range(item) for item in _list(fields["void"]))
-    except _WRONG as error:
+        sequence, oldest, salt = to_whole(fields["sequence"]), to_whole(fields["oldest"]), to_whole(fields["salt"])
+        void = tuple(to_range(item) for item in to_list(fields["void"]))
+    except WRONG as error:
         return Invalid(f"its meta is wrong: {error!r}")
     if head.revision.epoch != header.epoch:
         return Invalid(f"its revision is of epoch {head.revision.epoch}, the record of epoch {header.epoch}")
@@ -314,15 +321,15 @@ def parse_write(header: RecordHeader, data: bytes, start: FileStart) -> WriteFac
         return fields
     try:
         facts = WriteFacts(
-            request_id=_text(fields["id"]),
-            fingerprint=_int(fields["fingerprint"]),
-            box=Box(*_to_corners(fields["box"])),
-            extension=BoundingBox(*_to_corners(fields["extension"])),
-            durability=Durability(_whole(fields["durability"])),
-            revision=_to_revision(fields["revision"]),
-            unix_time=_seconds(fields["time"]),
+            request_id=to_text(fields["id"]),
+            fingerprint=to_int(fields["fingerprint"]),
+            box=Box(*to_corners(fields["box"])),
+            extension=BoundingBox(*to_corners(fields["extension"])),
+            durability=Durability(to_whole(fields["durability"])),
+            revision=to_revision(fields["revision"]),
+            unix_time=to_seconds(fields["time"]),
         )
-    except _WRONG as error:
+    except WRONG as error:
         return Invalid(f"its meta is wrong: {error!r}")
     problem = facts.box.problem()
     if problem is not None:
@@ -331,10 +338,6 @@ def parse_write(header: RecordHeader, data: bytes, start: FileStart) -> WriteFac
     if header.data_bytes != nbytes:
         return Invalid(f"it has {header.data_bytes} bytes of data for a box of {nbytes}")
     return facts
-
-
-_WRONG: Final = (ValueError, TypeError, KeyError, OverflowError, RecursionError)
-"""What the functions below raise for meta that is not as it should be."""
 
 
 def _header_checksum(header: bytes, meta: bytes, salt: int) -> int:
@@ -350,89 +353,6 @@ def _parse_meta(header: RecordHeader, kind: Kind, data: bytes, *, salt: int) -> 
         return Invalid("its checksum does not fit")
     try:
         fields = json.loads(text)
-    except _WRONG as error:
+    except WRONG as error:
         return Invalid(f"its meta is no JSON: {error!r}")
     return fields if isinstance(fields, dict) else Invalid("its meta is no object")
-
-
-def _of_box(box: Box | BoundingBox) -> tuple[int, ...]:
-    offset, size = box.offset, box.size
-    return (offset.x, offset.y, offset.z, size.x, size.y, size.z)
-
-
-def _of_revision(revision: Revision) -> tuple[int, int]:
-    return (revision.epoch, revision.counter)
-
-
-def _to_dtype_name(value: object) -> str:
-    # numpy takes more texts for a dtype than that, and raises almost anything for the others.
-    if value not in VOXEL_DTYPES:
-        raise ValueError("it is not the name of a dtype")
-    return _text(value)
-
-
-def _to_corners(value: object) -> tuple[Vec3, Vec3]:
-    numbers = [_int(item) for item in _list(value)]
-    if len(numbers) != 6:
-        raise ValueError("a box has six numbers")
-    return Vec3(*numbers[:3]), Vec3(*numbers[3:])
-
-
-def _to_revision(value: object) -> Revision:
-    epoch, counter = _list(value)
-    return Revision(_count(epoch), _count(counter))
-
-
-def _to_range(value: object) -> tuple[int, int]:
-    first, last = _list(value)
-    return _whole(first), _whole(last)
-
-
-def _to_outcome(value: object) -> Outcome:
-    request_id, fingerprint, epoch, counter, durability, unix_time = _list(value)
-    acknowledgement = Acknowledgement(_to_revision([epoch, counter]), Durability(_whole(durability)))
-    return Outcome(_text(request_id), _int(fingerprint), acknowledgement, _seconds(unix_time))
-
-
-def _list(value: object) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError(f"{value!r} is no list")
-    return value
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    return value
-
-
-def _bool(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{value!r} is neither true nor false")
-    return value
-
-
-def _int(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is no whole number")
-    return value
-
-
-def _whole(value: object) -> int:
-    number = _int(value)
-    if number < 0:
-        raise ValueError(f"{number} is below 0")
-    return number
-
-
-def _count(value: object) -> int:
-    number = _whole(value)
-    if number > _MAX_COUNT:
-        raise ValueError(f"{number} cannot have been reached")
-    return number
-
-
-def _seconds(value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is no time")
-    return float(value)

@@ -1,6 +1,6 @@
 """Finding one's way in the tree of datasource-properties.json, which other programs write too.
 
-What is asked for is looked for in the tree as it is. What cannot be understood is an error, and nothing is changed here.
+What is asked for is looked for in the tree as it is. What cannot be understood is an error. Nothing is changed here.
 """
 
 from __future__ import annotations
