@@ -29,8 +29,8 @@ from magd.compression.jobs import (
     SampleBlocks,
     SpliceBlocks,
 )
-from magd.cubes.convert import Made
 from magd.cubes.encode import BlockCounts
+from magd.cubes.new_blocks import Made
 from magd.errors import Cancelled, MagdError
 
 if TYPE_CHECKING:

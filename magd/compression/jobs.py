@@ -15,7 +15,8 @@ import numpy as np
 from magd.cubes import convert
 
 if TYPE_CHECKING:
-    from magd.cubes.convert import Conversion, Made, Sample
+    from magd.cubes.convert import Conversion, Sample
+    from magd.cubes.new_blocks import Made
     from magd.geometry import Vec3
 
 ResultT_co = TypeVar("ResultT_co", covariant=True)

@@ -25,10 +25,8 @@ attempt left. The folder of the target is nobody else's.
 from __future__ import annotations
 
 import os
-from array import array
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import groupby, repeat
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -36,20 +34,20 @@ import numpy as np
 from magd.atomic import unlink_if_there
 from magd.cubes.block_copy import runs
 from magd.cubes.block_source import BlockSource
-from magd.cubes.compressed import RUN_BYTES, CompressedFileWriter, JumpTable
+from magd.cubes.compressed import CompressedFileWriter, JumpTable
 from magd.cubes.cube_file import OPEN_FLAGS, OpenCubeFile
 from magd.cubes.encode import BlockCounts, BlockEncoder, CompressionLevel, Pieces
 from magd.cubes.exact_io import copy_range, sync_file, write_all
 from magd.cubes.header import HEADER_BYTES, BlockType, Header, damaged
 from magd.cubes.layout import IntArray, cube_file_path
 from magd.cubes.mag_folder import TEMPORARIES
+from magd.cubes.new_blocks import Made, encode, encode_part, write_raw
 from magd.cubes.writeback import start_writeback
 from magd.errors import os_errors_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from magd.cubes.block_source import Run
     from magd.geometry import Vec3
 
 PART_BYTES: Final = 16 << 20
@@ -101,27 +99,6 @@ class Conversion:
         return BlockSource(self.source, self.source_header, self.header, cube)
 
 
-@dataclass(slots=True)
-class Made:
-    """Blocks that were made."""
-
-    blocks: BlockCounts
-    """What became of them. In a raw file all that are not zero are stored."""
-    data_bytes: int = 0
-    """Of the blocks that are not zero, before..."""
-    stored_data_bytes: int = 0
-    """...and after."""
-    size_bytes: int = 0
-    """Of the cube file or the part; 0 if there is none."""
-    lengths: bytes = b""
-    """Of a part with encoded blocks: the length of each, as int32."""
-
-    @property
-    def is_zero(self) -> bool:
-        """Whether all blocks are zero."""
-        return self.blocks.zero == self.blocks.total
-
-
 def make_file(conversion: Conversion, cube: Vec3) -> Made:
     """Make one cube file in one step, and sync it.
 
@@ -150,13 +127,13 @@ def make_part(conversion: Conversion, cube: Vec3, first: int, last: int, offset:
         _make_folders(path)
         if not header.block_type.is_compressed:
             with _opened_raw(path, header) as fd:
-                made = _write_raw(source.runs(first, last), fd, header, first, path, keep_holes=True)
+                made = write_raw(source.runs(first, last), fd, header, first, path, keep_holes=True)
                 start_writeback(fd, HEADER_BYTES + first * header.block_bytes, (last - first) * header.block_bytes)
                 return made
         if offset is None:
             offset = header.of_cube_file().data_offset
         with _opened(path, os.O_WRONLY | os.O_CREAT) as fd:
-            made = _encode_part(source.runs(first, last), conversion.encoder(), _PartWriter(fd, offset, path))
+            made = encode_part(source.runs(first, last), conversion.encoder(), fd, offset, path)
             start_writeback(fd, offset, made.size_bytes)
             return made
 
@@ -170,7 +147,7 @@ def make_part_ahead(conversion: Conversion, cube: Vec3, first: int, last: int, b
     """
     path = conversion.buffer(buffer)
     with conversion.blocks_of(cube) as source, _opened(path, os.O_WRONLY | os.O_CREAT) as fd:
-        return _encode_part(source.runs(first, last), conversion.encoder(), _PartWriter(fd, 0, path))
+        return encode_part(source.runs(first, last), conversion.encoder(), fd, 0, path)
 
 
 def place_part(conversion: Conversion, cube: Vec3, buffer: int, offset: int, size: int) -> None:
@@ -240,7 +217,7 @@ def splice(conversion: Conversion, cube: Vec3, changed: IntArray) -> Made:
             made = Made(BlockCounts())
             with _opened_raw(path, header) as fd:
                 for first, last in stretches:
-                    _add(made, _write_raw(source.runs(first, last), fd, header, first, path, keep_holes=False))
+                    made.add(write_raw(source.runs(first, last), fd, header, first, path, keep_holes=False))
                 write_all(fd, header.of_cube_file().to_bytes(), 0, path)
                 sync_file(fd, path)
             made.size_bytes = header.raw_file_bytes
@@ -284,7 +261,7 @@ def _splice_compressed(
             else:
                 writer.append(zeros.encode_zeros(first - done), first - done)
         if first < last:
-            _add(made, _encode(source.runs(first, last), encoder, append))
+            made.add(encode(source.runs(first, last), encoder, append))
         done = last
     made.blocks = encoder.counts
     made.size_bytes = writer.finish()
@@ -311,113 +288,8 @@ def sample(conversion: Conversion, cube: Vec3, count: int) -> Sample:
     sampled = Made(BlockCounts())
     with conversion.blocks_of(cube) as source:
         for index in np.unique(np.linspace(0, total, count, endpoint=False, dtype=np.int64)).tolist():
-            _add(sampled, _encode(source.runs(index, index + 1), encoder, lambda *_: None))
+            sampled.add(encode(source.runs(index, index + 1), encoder, lambda *_: None))
     return Sample(sampled.data_bytes, sampled.stored_data_bytes)
-
-
-def _encode(blocks: Iterator[Run], encoder: BlockEncoder, append: Callable[[Pieces, int], object]) -> Made:
-    """Encode blocks.
-
-    :param append: takes each one, and how often it follows
-    """
-    made = Made(encoder.counts)
-    for run in blocks:
-        if run.data is None:
-            append((encoder.encode_zeros(run.count),), run.count)
-            continue
-        for block in run.data:
-            pieces = encoder.encode_pieces(block)
-            append(pieces, 1)
-            if pieces[0] is not encoder.zero_block:
-                made.data_bytes += block.nbytes
-                made.stored_data_bytes += sum(map(len, pieces))
-    return made
-
-
-def _write_raw(blocks: Iterator[Run], fd: int, header: Header, first: int, path: str, *, keep_holes: bool) -> Made:
-    """Write blocks to their places.
-
-    :param keep_holes: the file is new: blocks of zeros need not be written
-    """
-    made = Made(BlockCounts(), size_bytes=header.raw_file_bytes)
-
-    def write(data: np.ndarray[tuple[int, int], np.dtype[np.uint8]], index: int) -> None:
-        write_all(fd, data.data, HEADER_BYTES + index * header.block_bytes, path)
-
-    for run in blocks:
-        if run.data is None:
-            made.blocks.zero += run.count
-            if not keep_holes:
-                zeros = np.zeros((1, header.block_bytes), dtype=np.uint8)
-                for index in range(first, first + run.count):
-                    write(zeros, index)
-            first += run.count
-            continue
-        at = 0
-        for is_data, group in groupby(bool(block.any()) for block in run.data):
-            end = at + sum(1 for _ in group)
-            if is_data or not keep_holes:
-                write(run.data[at:end], first + at)
-            if is_data:
-                made.blocks.stored += end - at
-                made.data_bytes += (end - at) * header.block_bytes
-            else:
-                made.blocks.zero += end - at
-            at = end
-        first += run.count
-    made.stored_data_bytes = made.data_bytes
-    return made
-
-
-def _add(total: Made, made: Made) -> None:
-    if made.blocks is not total.blocks:
-        total.blocks += made.blocks
-    total.data_bytes += made.data_bytes
-    total.stored_data_bytes += made.stored_data_bytes
-
-
-def _encode_part(blocks: Iterator[Run], encoder: BlockEncoder, part: _PartWriter) -> Made:
-    made = _encode(blocks, encoder, part.append)
-    made.size_bytes, made.lengths = part.finish()
-    return made
-
-
-class _PartWriter:
-    """Writes encoded blocks one after the other, and notes their lengths.
-
-    :param offset: where the first one begins
-    """
-
-    def __init__(self, fd: int, offset: int, path: str) -> None:
-        self._fd: Final = fd
-        self._offset: Final = offset
-        self._path: Final = path
-        self._waiting = bytearray()
-        self._written = 0
-        self._lengths: Final = array("i")
-
-    def append(self, pieces: Pieces, times: int) -> None:
-        """Append a block, or the same block several times."""
-        length = sum(map(len, pieces))
-        self._lengths.extend(repeat(length, times))
-        for _ in range(times):
-            for piece in pieces:
-                self._waiting += piece
-            if len(self._waiting) >= RUN_BYTES:
-                self._write_waiting()
-
-    def finish(self) -> tuple[int, bytes]:
-        """Write what waits.
-
-        :return: the length of the part, and the lengths of all blocks, as int32
-        """
-        self._write_waiting()
-        return self._written, self._lengths.tobytes()
-
-    def _write_waiting(self) -> None:
-        write_all(self._fd, self._waiting, self._offset + self._written, self._path)
-        self._written += len(self._waiting)
-        self._waiting = bytearray()
 
 
 def _make_folders(path: str) -> None:

@@ -19,7 +19,6 @@ from magd.cubes import convert
 from magd.cubes.block_source import pieces
 from magd.cubes.convert import (
     Conversion,
-    Made,
     finish_file,
     make_file,
     make_part,
@@ -34,6 +33,7 @@ from magd.cubes.encode import BlockCounts
 from magd.cubes.header import BlockType, Header
 from magd.cubes.layout import split_by_cube_file
 from magd.cubes.mag_files import MagFiles
+from magd.cubes.new_blocks import Made
 from magd.errors import DataLoss, DiskFull, InvalidRequest
 from magd.geometry import Box, Vec3
 from tests.cubes.oracle import headers, make_header, some_voxels, wkw_read, wkw_write
