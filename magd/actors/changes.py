@@ -3,7 +3,7 @@
 1. Changes run one at a time for each dataset, as tasks of the daemon: a client that goes away does not stop one half
    way.
 2. The same request id again gives the same outcome.
-3. What changes folders and properties lays down an intent first (`magd.catalog.intents`). Cut short at any point, by an
+3. What changes folders and properties lays down an intent first (`magd.catalog.settling`). Cut short at any point, by an
    error or a crash, it is finished if the properties were changed and undone if not: at once after an error, else when
    the dataset is opened next, or before the next change.
 """
@@ -19,7 +19,7 @@ import structlog
 
 from magd.actors.opening import settle
 from magd.actors.outcomes import Outcomes
-from magd.catalog import intents
+from magd.catalog import intents, settling
 from magd.errors import Conflict, InternalError, MagdError, Reason
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Changes:
         """Lay down an intent; the properties are saved inside; then the folders are brought in line with them."""
         folder = await self._threads.run(self._root.dataset_folder, dataset)
         try:
-            await self._threads.run(intents.begin, folder, intent)
+            await self._threads.run(settling.begin, folder, intent)
             yield
             await self._settle_now(dataset, folder, intent)
         except Exception:
@@ -109,7 +109,7 @@ class Changes:
     async def _settle_now(self, dataset: DatasetName, folder: str, intent: Intent) -> None:
         # A change of nothing: after a save that failed it writes the properties once more.
         now = await self.save(dataset, [])
-        for note in await self._threads.run(intents.settle, folder, intent, now):
+        for note in await self._threads.run(settling.settle, folder, intent, now):
             log.warning("found while settling a change", dataset=str(dataset), note=note)
 
     async def settle_what_is_left(self, dataset: DatasetName) -> None:

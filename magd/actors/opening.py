@@ -3,7 +3,7 @@
 A dataset, once its folder is locked:
 
 1. Clean up after a save of the properties that was cut short.
-2. Settle a change of folders and properties that was cut short (`magd.catalog.intents`). If that cannot be done, the
+2. Settle a change of folders and properties that was cut short (`magd.catalog.settling`). If that cannot be done, the
    dataset is served as it is, and step 3 waits for another time.
 3. Remove the folders in which mags were being made or compressed: whoever made them held the lock, and is gone.
 
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from magd.catalog import intents
+from magd.catalog import intents, settling
 from magd.catalog.folders import exchange_mag_folders, recover_exchange, sweep
 from magd.catalog.locks import FolderLock, lock_folder
 from magd.cubes.header import HEADER_FILE, read_header
@@ -162,7 +162,7 @@ def settle(root: Root, name: DatasetName) -> None:
     intent = intents.read(folder)
     if intent is not None:
         now = PropertiesFile(root.properties_path(name), root=root.path).save([])  # what decides must last
-        for note in intents.settle(folder, intent, now):
+        for note in settling.settle(folder, intent, now):
             log.warning("found while settling a change", dataset=str(name), note=note)
         log.info("change settled", dataset=str(name), layer=intent.layer, mag=intent.mag)
 

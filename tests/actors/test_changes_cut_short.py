@@ -14,7 +14,7 @@ import pytest
 
 from magd import atomic
 from magd.actors.storage import Storage
-from magd.catalog import folders, intents
+from magd.catalog import folders, intents, settling
 from magd.catalog.names import DatasetName, LayerName, MagName
 from magd.catalog.root import Root
 from magd.cubes.header import BlockType
@@ -150,7 +150,7 @@ async def cut_short(tmp_path: Path, pool: CompressionPool) -> None:
     folder = str(home(tmp_path))
     intent = intents.renaming(folder, old="color", new="new")
     assert intent is not None
-    intents.begin(folder, intent)
+    settling.begin(folder, intent)
     PropertiesFile(os.path.join(folder, PROPERTIES_NAME)).save([RenameLayer("color", "new")])
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from magd.catalog import folders, intents, leftovers
+from magd.catalog import folders, intents, leftovers, settling
 from magd.catalog.checking import check_root
 from magd.catalog.locks import lock_folder
 from magd.catalog.names import DatasetName, LayerName, MagName
@@ -218,7 +218,7 @@ def test_a_change_that_was_cut_short_is_told_and_left_by_a_repair(root: Root) ->
     home = path_of(root)
     hidden = folders.make_mag_folder(path_of(root, "l"), Mag.of(2), HEADER)
     intent = intents.creation(home, layer="l", mag=Mag.of(2), hidden=hidden, folder=path_of(root, "l", "2"))
-    intents.begin(home, intent)
+    settling.begin(home, intent)
     os.mkdir(path_of(root, "l", ".1.magd-new-1"))  # the intent may name it: it stays as well
     for served in (False, True):
         assert found(root, is_served=served) == {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from magd import atomic
-from magd.catalog import folders, intents
+from magd.catalog import folders, intents, settling
 from magd.catalog.identity import identity_of
 from magd.catalog.names import DatasetName
 from magd.catalog.root import Root
@@ -114,9 +114,9 @@ class Change:
     def carry_out(self, home: Path) -> None:
         intent = self.intend(home)
         assert intent is not None
-        intents.begin(str(home), intent)
+        settling.begin(str(home), intent)
         now = properties(home).save(self.edits)
-        assert intents.settle(str(home), intent, now) == []
+        assert settling.settle(str(home), intent, now) == []
 
 
 def make_layer(home: Path) -> Intent:
@@ -184,7 +184,7 @@ def recover(home: Path) -> list[str]:
     notes: list[str] = []
     intent = intents.read(str(home))
     if intent is not None:
-        notes = intents.settle(str(home), intent, file.save([]))
+        notes = settling.settle(str(home), intent, file.save([]))
     for folder in (home, home / "l", home / "m"):
         if folder.exists():
             folders.sweep(str(folder))
@@ -269,7 +269,7 @@ def test_readers_find_every_listed_mag_after_a_crash_at_any_step(tmp_path: Path,
 def test_a_folder_that_another_tool_made_under_the_same_name_is_not_swallowed(tmp_path: Path) -> None:
     home = dataset(tmp_path / "root")
     intent = remove_mag(home)
-    intents.begin(str(home), intent)
+    settling.begin(str(home), intent)
     properties(home).save([RemoveMag("l", ONE)])
     shutil.rmtree(home / "l" / "1")
     (home / "l" / "1").mkdir()  # most file systems give it the number of the one before
@@ -282,7 +282,7 @@ def test_a_folder_that_another_tool_made_under_the_same_name_is_not_swallowed(tm
 
 def test_a_new_folder_of_another_tool_is_not_removed_with_a_creation_that_is_undone(tmp_path: Path) -> None:
     home = dataset(tmp_path / "root")
-    intents.begin(str(home), make_mag(home))
+    settling.begin(str(home), make_mag(home))
     shutil.rmtree(home / "l" / "2")
     (home / "l" / "2").mkdir()
     (home / "l" / "2" / "theirs").write_text("x")
@@ -292,7 +292,7 @@ def test_a_new_folder_of_another_tool_is_not_removed_with_a_creation_that_is_und
 
 def test_an_empty_layer_that_was_filled_meanwhile_stays(tmp_path: Path) -> None:
     home = dataset(tmp_path / "root")
-    intents.begin(str(home), make_layer(home))
+    settling.begin(str(home), make_layer(home))
     (home / "m" / "theirs").write_text("x")
     (note,) = recover(home)
     assert "not empty" in note
@@ -303,7 +303,7 @@ def test_something_else_under_the_new_name_of_a_layer_stays(tmp_path: Path) -> N
     home = dataset(tmp_path / "root")
     intent = rename_layer(home)
     assert intent is not None
-    intents.begin(str(home), intent)
+    settling.begin(str(home), intent)
     properties(home).save([RenameLayer("l", "m")])
     (home / "m").unlink()
     (home / "m").mkdir()
@@ -338,9 +338,9 @@ def test_a_name_that_was_taken_meanwhile_is_refused_and_nothing_is_left(tmp_path
     intent = make_mag(home) if name == "2" else make_layer(home)
     (home / intent.folder).mkdir()
     with pytest.raises(AlreadyExists) as caught:
-        intents.begin(str(home), intent)
+        settling.begin(str(home), intent)
     assert caught.value.reason is (Reason.MAG_EXISTS if name == "2" else Reason.LAYER_EXISTS)
-    intents.settle(str(home), intent, properties(home).load())
+    settling.settle(str(home), intent, properties(home).load())
     assert (home / intent.folder).is_dir()
     assert not [path for path in tree(home) if "magd" in path and not path.startswith("l/1/")]
 
@@ -381,7 +381,7 @@ def test_an_intent_that_cannot_be_understood_is_told_and_left(tmp_path: Path, te
     assert tree(home) == before
     change = make_mag(home)
     with pytest.raises(NotAllowed) as caught:
-        intents.begin(str(home), change)
+        settling.begin(str(home), change)
     assert caught.value.reason is Reason.CHANGED_ON_DISK
     assert (home / intents.INTENT_NAME).read_text() == text
 
@@ -391,7 +391,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
         home = dataset(tmp_path / "root")
         intent = change.intend(home)
         assert intent is not None
-        intents.begin(str(home), intent)
+        settling.begin(str(home), intent)
         assert intents.read(str(home)) == intent
     shutil.rmtree(tmp_path / "root" / "d")
     (tmp_path / "root" / "d").mkdir()
@@ -401,13 +401,13 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
 def test_properties_from_which_nothing_can_be_told_decide_nothing(tmp_path: Path) -> None:
     home = dataset(tmp_path / "root")
     intent = remove_mag(home)
-    intents.begin(str(home), intent)
+    settling.begin(str(home), intent)
     path = home / PROPERTIES_NAME
     path.write_text(path.read_text().replace('"mag": [', '"magnification": ['))
     now: Snapshot = properties(home).load()
     before = tree(home)
     with pytest.raises(NotAllowed) as caught:
-        intents.settle(str(home), intent, now)
+        settling.settle(str(home), intent, now)
     assert caught.value.reason is Reason.CHANGED_ON_DISK
     assert tree(home) == before
 
@@ -417,8 +417,8 @@ def test_a_mag_elsewhere_in_the_dataset_goes_to_its_trash_and_one_outside_does_n
     (home / "l" / "1").rename(home / "other")
     trash = folders.trash_place(str(home), "other")
     intent = intents.removal(str(home), layer="l", mag=ONE, folder=str(home / "other"), trash=trash)
-    intents.begin(str(home), intent)
-    intents.settle(str(home), intent, properties(home).save([RemoveMag("l", ONE)]))
+    settling.begin(str(home), intent)
+    settling.settle(str(home), intent, properties(home).save([RemoveMag("l", ONE)]))
     assert not (home / "other").exists()
     with open(os.path.join(trash, "data"), encoding="utf-8") as file:
         assert file.read() == "one"
