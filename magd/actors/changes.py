@@ -3,9 +3,9 @@
 1. Changes run one at a time for each dataset, as tasks of the daemon: a client that goes away does not stop one half
    way.
 2. The same request id again gives the same outcome.
-3. What changes folders and properties lays down an intent first (`magd.catalog.settling`). Cut short at any point, by an
-   error or a crash, it is finished if the properties were changed and undone if not: at once after an error, else when
-   the dataset is opened next, or before the next change.
+3. What changes folders and properties lays down an intent first (`magd.catalog.settling`). Cut short at any point, by
+   an error or a crash, it is finished if the properties were changed and undone if not: at once after an error, else
+   when the dataset is opened next, or before the next change.
 """
 
 from __future__ import annotations
