@@ -199,9 +199,7 @@ class Copies:
         self._note_file(cube, await self._run(finish))
 
     def _note(self, made: Made) -> None:
-        self.made.blocks += made.blocks
-        self.made.data_bytes += made.data_bytes
-        self.made.stored_data_bytes += made.stored_data_bytes
+        self.made.add(made)
         done = made.blocks.total * self._conversion.header.block_bytes
         self._say(bytes_in=self._progress.bytes_in + done, bytes_done=self._progress.bytes_done + done)
 
