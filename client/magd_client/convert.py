@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DurabilityLike: TypeAlias = Durability | Literal["none", "process", "disk"]
 Bounds: TypeAlias = Literal["extend", "reject"]
-FlushLevel: TypeAlias = Literal["disk", "files"]
+FlushLevel: TypeAlias = Literal["applied", "disk", "files"]
 Level: TypeAlias = Literal["auto", "fast"] | int
 """How hard to compress: "auto", "fast", or an LZ4HC level from 3 to 12."""
 
@@ -29,6 +29,11 @@ SamplingMode: TypeAlias = Literal["anisotropic", "isotropic", "constant_z"]
 DownsamplingMethod: TypeAlias = Literal["default", "median", "mean", "mode", "nearest"]
 """How the voxels of a coarser mag come from those of a finer one."""
 
+_FLUSH_LEVELS: Final[dict[str, maintenance_pb2.FlushLevel]] = {
+    "applied": maintenance_pb2.FLUSH_LEVEL_APPLIED,
+    "disk": maintenance_pb2.FLUSH_LEVEL_DISK,
+    "files": maintenance_pb2.FLUSH_LEVEL_FILES,
+}
 _SAMPLING_MODES: Final[Mapping[str, operation_pb2.SamplingMode]] = {
     "anisotropic": operation_pb2.SAMPLING_MODE_ANISOTROPIC,
     "isotropic": operation_pb2.SAMPLING_MODE_ISOTROPIC,
@@ -175,11 +180,11 @@ def bounds_to_proto(value: Bounds) -> volume_pb2.Bounds:
 def flush_level_to_proto(value: FlushLevel) -> maintenance_pb2.FlushLevel:
     """How far to flush.
 
-    :raises InvalidRequest: it is neither "disk" nor "files"
+    :raises InvalidRequest: there is no such level
     """
-    if value not in ("disk", "files"):
-        raise _invalid("level", value, "'disk' or 'files'")
-    return maintenance_pb2.FLUSH_LEVEL_DISK if value == "disk" else maintenance_pb2.FLUSH_LEVEL_FILES
+    if value not in _FLUSH_LEVELS:
+        raise _invalid("level", value, "'applied', 'disk' or 'files'")
+    return _FLUSH_LEVELS[value]
 
 
 def sampling_mode_to_proto(value: SamplingMode) -> operation_pb2.SamplingMode:

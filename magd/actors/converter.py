@@ -200,7 +200,7 @@ class Converter:
                 lambda: self._coordinator.adopt(folder, target, header, layer.bounding_box),
             )
             if carried:
-                await self._registry.with_mag(target, lambda actor: actor.flush(to_files=True))
+                await self._registry.with_mag(target, lambda actor: actor.flush())
             return made
 
         return Target(header, work, publish=publish)

@@ -37,7 +37,7 @@ from magd.actors.mag import MagActor
 from magd.actors.opening import layer_box, work_folder
 from magd.actors.operations import Operation
 from magd.actors.requests import read_cost, write_cost
-from magd.actors.types import Bounds, Mask, OperationProgress, OperationStatistics, WriteCommand
+from magd.actors.types import Bounds, FlushLevel, Mask, OperationProgress, OperationStatistics, WriteCommand
 from magd.catalog.folders import remove_tree
 from magd.catalog.names import LayerName, MagName
 from magd.compression.changed_blocks import ChangedBlocks
@@ -250,7 +250,7 @@ class DownsampleRun:
                 await self._update_tile(step, tile, bounds)
                 done = header.voxels.nbytes(tile)
                 self._say(bytes_done=self._done.bytes_done + done, bytes_out=self._done.bytes_out + done)
-            await self._parts.registry.with_mag(coarser, lambda actor: actor.flush(to_files=False))
+            await self._parts.registry.with_mag(coarser, lambda actor: actor.flush(FlushLevel.DISK))
 
     async def _update_tile(self, step: Step, tile: Box, bounds: Box) -> None:
         registry, budget = self._parts.registry, self._parts.budget

@@ -201,9 +201,7 @@ class Hierarchy:
         layer = snapshot.properties.layer(name.layer)
         for mag in layer.mags if layer is not None and not layer.unserved_reason else ():
             if not mag.unserved_reason:
-                await self._registry.with_mag(
-                    MagName(name.dataset, name.layer, mag.mag), lambda actor: actor.flush(to_files=True)
-                )
+                await self._registry.with_mag(MagName(name.dataset, name.layer, mag.mag), lambda actor: actor.flush())
 
     async def rename_layer(self, name: LayerName, new_name: str, *, etag: str, request_id: str) -> LayerInfo:
         """Rename a layer and its folder.

@@ -10,8 +10,14 @@ A checkpoint, so that the journal does not grow for ever:
 
 1. Appends wait, until all that were appended before are visible. Extensions are saved that could not be before.
 2. The next journal file is begun; its HEAD has revision and outcomes. Appends go on.
-3. The overlay is brought into the cube files, the files are synced.
-4. The journal files before are removed.
+3. The overlay is brought into the cube files.
+4. The cube files are synced, if that was asked for, or if the journal files before have anything that was promised to
+   be on the disk: by the durability of a write, by a flush, or since it was recovered. Else that is left for later:
+   what was written then counts as in no journal, and a flush to the disk ends in a checkpoint that syncs.
+5. The journal files before are removed.
+
+After the daemon was killed nobody knows which cube files were written and not synced, so the next sync is one of the
+whole file system.
 
 A sync of the cube files that fails: the journal files stay. The actor ends, and the next one applies them anew.
 """
@@ -33,6 +39,7 @@ from magd.actors.heads import remember_outcomes, with_outcomes
 from magd.actors.opening import format_of
 from magd.actors.outcomes import MAX_OUTCOMES
 from magd.actors.sharing import Shared
+from magd.actors.types import FlushLevel
 from magd.errors import MagdError, Reason, Unavailable
 from magd.geometry import BoundingBox
 from magd.journal.journal import Journal
@@ -120,11 +127,20 @@ class JournalKeeper:
         """Held while a thread appends to the journal, begins its next file or mends it."""
         self.last_visible: asyncio.Future[None] | None = None
         """Done when the last write that was appended is visible, or failed; None if there was none."""
-        self._unjournaled = False
+        # The process before was killed: what it forgot the records of may be in the memory of the machine only.
+        self._unjournaled = head is not None and not (head.closed or recovery.power_was_lost or files.read_only)
+        if self._unjournaled:
+            files.add_unsynced()
+        """Whether something that is visible is in no journal file, and not on the disk as far as this knows."""
+        self._is_promised = bool(recovery.writes)
+        """Whether the journal has something that was promised to be on the disk."""
         self._undurable_bytes = 0
+        self._checkpointing = asyncio.Lock()
         self._sync = Shared(self._sync_or_rewrite)
-        self.checkpoint = Shared(self._checkpoint)
+        self.checkpoint = Shared(lambda: self._checkpoint(to_disk=True))
         """Bring everything that is visible now into the cube files and to the disk, and forget its records."""
+        self.retirement = Shared(lambda: self._checkpoint(to_disk=False))
+        """The same, but to the disk only where that was promised."""
         self.boxes = CommittedBoxes(
             name,
             folder,
@@ -194,13 +210,14 @@ class JournalKeeper:
         share = self._outcomes.ended_count / MAX_OUTCOMES
         limit = CHECKPOINT_BYTES * (1 + (MANY_OUTCOMES_FACTOR - 1) * share)
         if self._journal is not None and self._journal.size_bytes > limit:
-            self.checkpoint.start()
+            self.retirement.start()
 
     async def sync(self, number: int) -> None:
         """Bring a record to the disk, with all that were appended before.
 
         :raises Unavailable: OUTCOME_UNKNOWN: it may be found after a crash
         """
+        self._is_promised = True
         self._awaiting_sync.add(number)
         try:
             await self._sync()
@@ -282,45 +299,73 @@ class JournalKeeper:
 
     # -- flush and checkpoint ------------------------------------------------------------------------------------------
 
-    async def flush(self, *, to_files: bool) -> None:
-        """Raise everything that is visible now to DISK; with `to_files` also bring it into the cube files."""
-        if to_files or self._unjournaled:
+    async def flush(self, level: FlushLevel) -> None:
+        """Bring everything that is visible now further."""
+        if level is FlushLevel.APPLIED:
+            await self.retirement()
+        elif level is FlushLevel.FILES or self._unjournaled:
             await self.checkpoint()
         else:
+            self._is_promised = True
             await self._sync()
 
-    async def _checkpoint(self) -> None:
-        if self._has_nothing_to_bring():
-            return
-        async with self.order:
-            await self._all_visible()
-            await self.extensions.save_unsaved()
-            journal = await self._begun()
-            async with self._in_use:
-                if journal.broken:
-                    await self._rewrite(journal)
-                make_head = self._head(self._appended)
-                old = await self._threads.run(lambda: journal.rotate(make_head()))
-            undurable, self._unjournaled = self._undurable_bytes, False
-        await self._bring_to_disk()
-        await self._threads.run(journal.retire, old)
-        self._undurable_bytes -= undurable
+    async def checkpoints_ended(self) -> None:
+        """Wait until no checkpoint is under way or about to begin."""
+        await self.checkpoint.ended()
+        await self.retirement.ended()
+
+    async def _checkpoint(self, *, to_disk: bool) -> None:
+        async with self._checkpointing:
+            if self._has_nothing_to_bring():
+                return
+            async with self.order:
+                await self._all_visible()
+                await self.extensions.save_unsaved()
+                journal = await self._begun()
+                async with self._in_use:
+                    if journal.broken:
+                        await self._rewrite(journal)
+                    make_head = self._head(self._appended)
+                    old = await self._threads.run(lambda: journal.rotate(make_head()))
+                undurable = self._undurable_bytes
+                # What comes from now on is not in the old files, and says so anew.
+                promised, self._is_promised = self._is_promised, False
+                unjournaled, self._unjournaled = self._unjournaled, False
+            try:
+                await self._bring_into_files()
+                if to_disk or promised or self._is_promised:
+                    await self._sync_files()
+                else:
+                    unjournaled = self._unjournaled = True
+                    undurable = 0
+                await self._threads.run(journal.retire, old)
+            except BaseException:
+                self._is_promised = self._is_promised or promised
+                self._unjournaled = self._unjournaled or unjournaled
+                raise
+            self._undurable_bytes -= undurable
 
     def _has_nothing_to_bring(self) -> bool:
-        return self._journal is None and not self._recovery.writes and self.extensions.unsaved.is_empty
+        return (
+            self._journal is None
+            and not (self._recovery.writes or self._unjournaled)
+            and self.extensions.unsaved.is_empty
+        )
 
     async def _all_visible(self) -> None:
         if self.last_visible is not None:
             await asyncio.wait([self.last_visible])
 
-    async def _bring_to_disk(self) -> None:
-        """Bring the overlay into the cube files, and those to the disk.
+    async def _bring_into_files(self) -> None:
+        """Bring the overlay into the cube files.
 
         :raises DataLoss: also: another program changed the files. What was brought into those that are gone is to stay
             in the journal
         """
         self.boxes.files.require_unchanged()
         await self.boxes.flusher.flush()
+
+    async def _sync_files(self) -> None:
         try:
             await self._threads.run(self.boxes.files.sync)
         except MagdError as error:
@@ -354,7 +399,7 @@ class JournalKeeper:
             self._journal.close()
         self._recovery, self._journal = recovery, None
         self.revision, self.generation = recovery.head.revision, recovery.head.generation
-        self._undurable_bytes, self._unjournaled = 0, False
+        self._undurable_bytes, self._unjournaled, self._is_promised = 0, False, bool(carried)
         self.boxes.use(files)
         self._abandoned.clear()
         self.boxes.lay([Entry(record.box, record.data, None) for record in carried])
@@ -370,12 +415,13 @@ class JournalKeeper:
 
         What does not get there is in the journal, and the next actor goes on with it.
         """
-        await self.checkpoint.ended()
+        await self.checkpoints_ended()
         try:
             if not self.broken and not self._has_nothing_to_bring():
                 await self._all_visible()
                 await self.extensions.save_unsaved()
-                await self._bring_to_disk()
+                await self._bring_into_files()
+                await self._sync_files()
                 journal = await self._begun()
                 async with self._in_use:
                     old = await self._threads.run(journal.rotate, self._head(self._appended, closed=True)())

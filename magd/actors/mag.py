@@ -37,6 +37,7 @@ from magd.actors.schedule import Claim, Schedule, Turn
 from magd.actors.types import (
     Bounds,
     ExchangeEvent,
+    FlushLevel,
     MagState,
     MagStatus,
     Mask,
@@ -169,9 +170,9 @@ class MagActor(Actor[Message]):
         """Some cube files in (z, y, x) order."""
         return cast("list[ListedCubeFile]", await self.ask(ListCubeFiles(box, after, limit)))
 
-    async def flush(self, *, to_files: bool) -> None:
-        """Raise everything acknowledged before to DISK; with `to_files` also bring it into the cube files."""
-        await self.ask(Flush(to_files))
+    async def flush(self, level: FlushLevel = FlushLevel.FILES) -> None:
+        """Bring everything acknowledged before further."""
+        await self.ask(Flush(level))
 
     async def hold(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run something while no read or write of the mag is under way."""
@@ -223,7 +224,7 @@ class MagActor(Actor[Message]):
         """
         opened, keeper = self._require(), self._point().keeper
         opened.files.require_unchanged()
-        await keeper.checkpoint.ended()
+        await keeper.checkpoints_ended()
         async with keeper.boxes.flusher.still():
             carried = await self.read_changed(changed)
             header = await self._threads.run(header_of, new_folder)
@@ -412,10 +413,10 @@ class MagActor(Actor[Message]):
             case ListCubeFiles() as listing:
                 turn = self._schedule.enter(Claim())
                 jobs.create_task(self._perform(envelope, turn, lambda: self._list(listing), skippable=True))
-            case Flush(to_files):
+            case Flush(level):
                 # Everything acknowledged before has left the schedule: a flush that begins now covers it.
                 turn = self._schedule.enter(Claim())
-                jobs.create_task(self._perform(envelope, turn, lambda: self._point().keeper.flush(to_files=to_files)))
+                jobs.create_task(self._perform(envelope, turn, lambda: self._point().keeper.flush(level)))
             case Hold(work):
                 turn = self._schedule.enter(Claim.whole_mag())
                 jobs.create_task(self._perform(envelope, turn, work))

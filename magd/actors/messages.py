@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from magd.actors.budget import Lease
-    from magd.actors.types import Slab, WriteCommand
+    from magd.actors.types import FlushLevel, Slab, WriteCommand
     from magd.geometry import Box, Vec3
 
 
@@ -60,10 +60,9 @@ class ListCubeFiles:
 
 @dataclass(frozen=True, slots=True)
 class Flush:
-    """Raise everything acknowledged before to DISK."""
+    """Bring everything acknowledged before further."""
 
-    to_files: bool
-    """Also bring it into the cube files."""
+    level: FlushLevel
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ async def recover_unopened(root: Root, threads: Threads, registry: Registry) -> 
                 return
             try:
                 # To its end before the next one: what was recovered is in memory until it is in the cube files.
-                await registry.with_mag(name, lambda actor: actor.flush(to_files=True))
+                await registry.with_mag(name, lambda actor: actor.flush())
             except MagdError as error:
                 log.warning("mag not recovered", mag=str(name), error=error.message)
             else:

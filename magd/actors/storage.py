@@ -48,6 +48,7 @@ from magd.actors.types import (
     Bounds,
     CubeFileInfo,
     Event,
+    FlushLevel,
     MagStatus,
     Mask,
     OperationInfo,
@@ -406,10 +407,9 @@ class Storage:
         """
         return await self._registry.reopen(name)
 
-    async def flush(self, name: str, *, to_files: bool) -> int:
-        """Raise everything acknowledged on a resource and below it ("" for all) to DISK.
+    async def flush(self, name: str, level: FlushLevel = FlushLevel.FILES) -> int:
+        """Bring everything acknowledged on a resource and below it ("" for all) further.
 
-        :param to_files: also bring it into the cube files and the properties
         :return: mags flushed: those in use; the others have nothing to flush
         """
         if name:
@@ -417,7 +417,7 @@ class Storage:
         actors = self._registry.open_mags(name)
         for actor in actors:
             try:
-                await actor.flush(to_files=to_files)
+                await actor.flush(level)
             except Unavailable as error:
                 if error.reason is not Reason.ACTOR_STOPPED:
                     raise

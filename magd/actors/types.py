@@ -23,6 +23,17 @@ if TYPE_CHECKING:
     from magd.voxels import VoxelArray, VoxelFormat
 
 
+class FlushLevel(Enum):
+    """How far what was acknowledged is brought."""
+
+    APPLIED = "applied"
+    """Into the cube files and the properties, where other programs see it; as durable as it was promised."""
+    DISK = "disk"
+    """To the disk, wherever it is."""
+    FILES = "files"
+    """Into the cube files and the properties, and to the disk."""
+
+
 class Bounds(Enum):
     """What to do with a box that leaves the layer's bounding box (enlarged outward to the mag)."""
 

@@ -18,6 +18,7 @@ from magd.cli.units import count, format_seconds, format_size
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from magd_client.convert import FlushLevel
     from magd_client.info import CheckProgress, MagStatus, ServerStatus
 
 
@@ -25,15 +26,15 @@ if TYPE_CHECKING:
 @click.argument("name", type=TargetType(), required=False)
 @click.option(
     "--level",
-    type=click.Choice(["disk", "files"]),
+    type=click.Choice(["applied", "disk", "files"]),
     default="files",
     show_default=True,
-    help="disk: it survives a power loss. files: it is also in the cube files and the properties.",
+    help="applied: it is in the cube files and the properties. disk: it survives a power loss. files: both.",
 )
 @json_option
 @server_option
-def flush_command(name: Target | None, level: str, as_json: bool, server: str) -> None:
-    """Bring everything that was acknowledged to the disk: of NAME, or of all mags in use.
+def flush_command(name: Target | None, level: FlushLevel, as_json: bool, server: str) -> None:
+    """Bring everything that was acknowledged to the disk and into the cube files: of NAME, or of all mags in use.
 
     \b
     Examples:
@@ -43,7 +44,7 @@ def flush_command(name: Target | None, level: str, as_json: bool, server: str) -
     With --json: {name, level}; the name is null if it was everything.
     """
     with connected(server) as client:
-        (client if name is None else handle_of(client, name)).flush("disk" if level == "disk" else "files")
+        (client if name is None else handle_of(client, name)).flush(level)
     if as_json:
         print_json({"name": None if name is None else str(name), "level": level})
     else:

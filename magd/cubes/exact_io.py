@@ -7,6 +7,7 @@ ends too early is damage, never zeros.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -158,3 +159,18 @@ def sync_file(fd: int, file: str) -> None:
         os.fdatasync(fd)
     except OSError as error:
         raise from_os_error(error, file) from error
+
+
+def sync_file_system(fd: int, file: str) -> None:
+    """syncfs: what anybody wrote to the file system of a file or folder survives a power loss.
+
+    :raises DiskFull, DataLoss: it failed; a second try would tell nothing
+    """
+    if _syncfs is None:
+        os.sync()
+    elif _syncfs(fd) != 0:
+        number = ctypes.get_errno()
+        raise from_os_error(OSError(number, os.strerror(number)), file)
+
+
+_syncfs: Final = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)

@@ -302,6 +302,11 @@ class MagFiles:
             for (index, part), path in zip(split_by_cube_file(box, length), paths, strict=True)
         )
 
+    def add_unsynced(self) -> None:
+        """Count with blocks that a process which died wrote and did not sync: the next `sync` is one of the whole file
+        system."""
+        self._unsynced.add_anything()
+
     def sync(self) -> None:
         """Bring what was written before this call to the disk: blocks, and the names of new files and folders.
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from magd.cubes.cube_file import OPEN_FLAGS
 from magd.cubes.descriptors import open_at
+from magd.cubes.exact_io import sync_file_system
 from magd.errors import DataLoss, MagdError, NotAllowed, Reason, from_os_error
 
 if TYPE_CHECKING:
@@ -252,6 +253,13 @@ class MagFolder:
             raise
         except OSError as error:
             raise from_os_error(error, self.full(relative)) from error
+
+    def sync_file_system(self) -> None:
+        """Bring everything that was written to the file system of the folder to the disk, by whoever it was.
+
+        :raises DataLoss, DiskFull: it failed
+        """
+        sync_file_system(self._fd, self.path)
 
     @contextmanager
     def _folder(self, relative: str) -> Iterator[int]:

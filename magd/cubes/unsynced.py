@@ -43,6 +43,7 @@ class Unsynced:
         self._seen_folders: set[str] = set()
         self._folder_bytes = 0
         self._syncing_bytes = 0
+        self._is_anything = False
         self._failure: MagdError | None = None
 
     @property
@@ -91,6 +92,11 @@ class Unsynced:
                 self._folders.add(relative)
             self._folder_bytes += size_bytes
 
+    def add_anything(self) -> None:
+        """Note that any file may have been written, by a process that died."""
+        with self._changing:
+            self._is_anything = True
+
     def make_room(self) -> None:
         """Sync if too many descriptors are open.
 
@@ -108,11 +114,14 @@ class Unsynced:
             with self._changing:
                 files, self._files = self._files, {}
                 folders, self._folders = self._folders, set()
+                is_anything, self._is_anything = self._is_anything, False
                 size_bytes = sum(written.size_bytes for written in files.values()) + self._folder_bytes
                 self._folder_bytes, self._syncing_bytes = 0, size_bytes
             # Each is synced, also after one has failed: the others are lost less likely.
             failures = [error for written in files.values() if (error := _sync_file(written.handle)) is not None]
             failures += [error for name in sorted(folders) if (error := self._sync_folder(name)) is not None]
+            if is_anything and (failed := self._sync_everything()) is not None:
+                failures.append(failed)
             with self._changing:
                 self._syncing_bytes = 0
                 if self._failure is None and failures:
@@ -131,6 +140,13 @@ class Unsynced:
             for written in self._files.values():
                 written.handle.release()
             self._files = {}
+
+    def _sync_everything(self) -> MagdError | None:
+        try:
+            self._folder.sync_file_system()
+        except MagdError as error:
+            return error
+        return None
 
     def _sync_folder(self, relative: str) -> MagdError | None:
         try:

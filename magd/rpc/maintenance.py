@@ -7,6 +7,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
+from magd.actors.types import FlushLevel
 from magd.catalog.names import MagName
 from magd.rpc import from_proto, to_proto
 from magd.rpc.admission import MAX_MESSAGE_BYTES, PART_BYTES
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
     from magd.rpc.interceptors import Context
 
 _CAPABILITIES: Final = ("journal", "if_revision", "mask_nonzero", "repair", "lz4")
-_FLUSH_LEVELS: Final = frozenset(maintenance_pb2.FlushLevel.values())
+_FLUSH_LEVELS: Final[dict[int, FlushLevel]] = {
+    maintenance_pb2.FLUSH_LEVEL_UNSPECIFIED: FlushLevel.FILES,
+    maintenance_pb2.FLUSH_LEVEL_APPLIED: FlushLevel.APPLIED,
+    maintenance_pb2.FLUSH_LEVEL_DISK: FlushLevel.DISK,
+    maintenance_pb2.FLUSH_LEVEL_FILES: FlushLevel.FILES,
+}
 _VERSION: Final = version("magd")
 
 
@@ -65,11 +71,11 @@ class MaintenanceService(MaintenanceServiceServicer):
         return to_proto.status(self._storage.status())
 
     async def Flush(self, request: maintenance_pb2.FlushRequest, context: Context) -> maintenance_pb2.FlushResponse:
-        """Raise what was acknowledged before to DISK, and into the cube files and the properties if asked."""
-        if request.level not in _FLUSH_LEVELS:
+        """Bring what was acknowledged before to the disk, into the cube files and the properties, or both."""
+        level = _FLUSH_LEVELS.get(request.level)
+        if level is None:
             raise invalid("level", request.level, f"{request.level} is not a value of it")
-        to_files = request.level != maintenance_pb2.FLUSH_LEVEL_DISK
-        mags = await self._storage.flush(from_proto.resource_name(request.name), to_files=to_files)
+        mags = await self._storage.flush(from_proto.resource_name(request.name), level)
         return maintenance_pb2.FlushResponse(mags=mags)
 
     async def Check(

@@ -20,6 +20,7 @@ class FlushLevel(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FLUSH_LEVEL_UNSPECIFIED: _ClassVar[FlushLevel]
     FLUSH_LEVEL_DISK: _ClassVar[FlushLevel]
     FLUSH_LEVEL_FILES: _ClassVar[FlushLevel]
+    FLUSH_LEVEL_APPLIED: _ClassVar[FlushLevel]
 
 class FindingSeverity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -33,6 +34,7 @@ MAG_STATE_FAILED: MagState
 FLUSH_LEVEL_UNSPECIFIED: FlushLevel
 FLUSH_LEVEL_DISK: FlushLevel
 FLUSH_LEVEL_FILES: FlushLevel
+FLUSH_LEVEL_APPLIED: FlushLevel
 FINDING_SEVERITY_UNSPECIFIED: FindingSeverity
 FINDING_SEVERITY_NOTE: FindingSeverity
 FINDING_SEVERITY_DAMAGE: FindingSeverity

@@ -81,7 +81,7 @@ class MaintenanceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Flush(self, request, context):
-        """Raises everything that was acknowledged before to a durability level.
+        """Brings everything that was acknowledged before to the disk, into the cube files, or both.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

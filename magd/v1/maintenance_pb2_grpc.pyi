@@ -37,7 +37,7 @@ class MaintenanceServiceStub:
         magd.v1.maintenance_pb2.FlushRequest,
         magd.v1.maintenance_pb2.FlushResponse,
     ]
-    """Raises everything that was acknowledged before to a durability level."""
+    """Brings everything that was acknowledged before to the disk, into the cube files, or both."""
 
     Check: grpc.UnaryStreamMultiCallable[
         magd.v1.maintenance_pb2.CheckRequest,
@@ -72,7 +72,7 @@ class MaintenanceServiceAsyncStub:
         magd.v1.maintenance_pb2.FlushRequest,
         magd.v1.maintenance_pb2.FlushResponse,
     ]
-    """Raises everything that was acknowledged before to a durability level."""
+    """Brings everything that was acknowledged before to the disk, into the cube files, or both."""
 
     Check: grpc.aio.UnaryStreamMultiCallable[
         magd.v1.maintenance_pb2.CheckRequest,
@@ -113,7 +113,7 @@ class MaintenanceServiceServicer(metaclass=abc.ABCMeta):
         request: magd.v1.maintenance_pb2.FlushRequest,
         context: _ServicerContext,
     ) -> typing.Union[magd.v1.maintenance_pb2.FlushResponse, collections.abc.Awaitable[magd.v1.maintenance_pb2.FlushResponse]]:
-        """Raises everything that was acknowledged before to a durability level."""
+        """Brings everything that was acknowledged before to the disk, into the cube files, or both."""
 
     @abc.abstractmethod
     def Check(

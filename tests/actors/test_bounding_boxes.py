@@ -53,7 +53,7 @@ async def test_extensions_of_all_mags_and_edits_of_others_at_the_same_time_are_a
         await asyncio.gather(*[write(storage, mag, (7 * number, 0, 0), ones()) for mag in mags])
     is_done = True
     count = await editing
-    await storage.flush("", to_files=True)  # what could not be saved while the file changed all the time
+    await storage.flush("")  # what could not be saved while the file changed all the time
     layer = await storage.hierarchy.get_layer(COLOR)
     assert layer.bounding_box == BoundingBox(Vec3(0, 0, 0), Vec3(4 * (7 * (WRITES - 1) + 3), 12, 12))
     tree = json.loads(file.read_bytes())
@@ -84,5 +84,5 @@ async def test_a_box_that_is_made_smaller_while_mags_extend_it_has_all_that_came
     await asyncio.gather(*[write(storage, mag, (70, 0, 0), ones()) for mag in mags])
     box = (await storage.hierarchy.get_layer(COLOR)).bounding_box
     assert box == BoundingBox(Vec3(0, 0, 0), Vec3(2 * 73, 6, 6))
-    await storage.flush("", to_files=True)
+    await storage.flush("")
     assert (await storage.hierarchy.get_layer(COLOR)).bounding_box == box

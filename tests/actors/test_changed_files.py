@@ -44,7 +44,7 @@ async def stopped(
         other = await make_mag(storage, layer="other", compressed=request.param)
         for name, value in ((mag, 1), (other, 2)):
             await write(storage, name, (0, 0, 0), filled(value))
-            await storage.flush(str(name), to_files=True)
+            await storage.flush(str(name))
             assert (await read(storage, name, (0, 0, 0), (16, 16, 16)) == value).all()
         # Committed, and kept in the overlay by what happens next.
         committing = write(storage, mag, (16, 0, 0), np.full((2, 2, 2), 7, dtype="uint8"), durability=Durability.DISK)
@@ -116,7 +116,7 @@ async def test_its_files_are_neither_written_nor_exchanged(stopped: tuple[Storag
     storage, mag = stopped
     before = cube_file(tmp_path).read_bytes()
     with pytest.raises(DataLoss):
-        await storage.flush(str(mag), to_files=True)
+        await storage.flush(str(mag))
     operation = await finished(storage, await storage.compress(mag, target=None, level=3, request_id=""))
     assert operation.state in (OperationState.FAILED, OperationState.SUCCEEDED)
     assert cube_file(tmp_path).read_bytes() == before
@@ -132,7 +132,7 @@ async def test_after_reopen_the_files_are_read_as_they_are_and_what_was_committe
     assert (await read(storage, mag, (0, 0, 0), (16, 16, 16)) == 2).all()
     assert (await read(storage, mag, (16, 0, 0), (2, 2, 2)) == 7).all()
     await write(storage, mag, (0, 0, 0), np.full((1, 1, 1), 9, dtype="uint8"))
-    await storage.flush(str(mag), to_files=True)
+    await storage.flush(str(mag))
     with MagFiles.open(str(tmp_path / "brain/color/1"), read_only=True) as files:
         assert files.read(Box.of((0, 0, 0), (2, 1, 1))).ravel().tolist() == [9, 2]
         assert (files.read(Box.of((16, 0, 0), (2, 2, 2))) == 7).all()
@@ -143,7 +143,7 @@ async def test_a_drain_leaves_the_files_alone_and_the_next_start_goes_on(tmp_pat
     async with asyncio.timeout(20), Storage(Root(str(tmp_path)), LAZY, pool) as storage:
         mag = await make_mag(storage, compressed=True)
         await write(storage, mag, (0, 0, 0), filled(1))
-        await storage.flush(str(mag), to_files=True)
+        await storage.flush(str(mag))
         await write(storage, mag, (0, 0, 0), np.full((2, 2, 2), 7, dtype="uint8"))
         put_in_place(path, path)
         before = path.read_bytes()
@@ -163,7 +163,7 @@ async def test_what_was_brought_into_a_file_that_is_gone_stays_in_the_journal(
     async with asyncio.timeout(20), Storage(Root(str(tmp_path)), LAZY, pool) as storage:
         mag = await make_mag(storage)
         await write(storage, mag, (0, 0, 0), filled(1))
-        await storage.flush(str(mag), to_files=True)
+        await storage.flush(str(mag))
         shutil.copyfile(path, path.with_suffix(".old"))
         await write(storage, mag, (0, 0, 0), filled(5))
         with MagFiles.open(str(tmp_path / "brain/color/1"), read_only=True) as files:
@@ -172,7 +172,7 @@ async def test_what_was_brought_into_a_file_that_is_gone_stays_in_the_journal(
         with pytest.raises(DataLoss):
             await read(storage, mag, (0, 0, 0), (1, 1, 1))
         with pytest.raises(DataLoss):
-            await storage.flush(str(mag), to_files=True)
+            await storage.flush(str(mag))
         await storage.reopen(mag)
         assert (await read(storage, mag, (0, 0, 0), (16, 16, 16)) == 5).all()
 

@@ -140,5 +140,5 @@ async def test_masked_writes_at_once_all_have_their_effect(storage: Storage) -> 
     await asyncio.gather(*[paint(slab) for slab in range(8)])
     seen = (await read(storage, mag, (0, 0, 0), SIZE))[0]
     assert [seen[slab].min() for slab in range(8)] == list(range(1, 9))
-    await storage.flush("", to_files=True)
+    await storage.flush("")
     assert storage.budget.used_bytes == 0

@@ -126,7 +126,7 @@ async def test_in_place_every_voxel_stays_and_everybody_is_told_the_lengths(
     mag = await make_mag(storage, compressed=compressed)
     voxels = some_voxels()
     await write(storage, mag, (0, 0, 0), voxels)
-    await storage.flush("", to_files=True)
+    await storage.flush("")
     before = await storage.hierarchy.get_mag(mag)
     done = await succeed(storage, await convert_mag(storage, mag))
     after = await storage.hierarchy.get_mag(mag)
@@ -141,7 +141,7 @@ async def test_in_place_every_voxel_stays_and_everybody_is_told_the_lengths(
     assert again.state is OperationState.SUCCEEDED, "it is stored so already"
     # Life goes on.
     await write(storage, mag, (3, 3, 3), voxels + np.uint8(1))
-    await storage.flush("", to_files=True)
+    await storage.flush("")
     assert np.array_equal(read_files(tmp_path / "root/brain/color")[3:, 3:, 3:], voxels[:-3, :-3, :-3] + 1)
 
 
@@ -210,7 +210,7 @@ async def test_everything_that_is_written_meanwhile_is_in_the_result(
         before_end.append(model.copy())
     done = await succeed(storage, operation)
     assert np.array_equal((await read(storage, mag, (0, 0, 0), (EDGE, EDGE, EDGE)))[0], model)
-    await storage.flush("", to_files=True)
+    await storage.flush("")
     assert np.array_equal(read_files(tmp_path / "root/brain/color"), model)
     if into is not None:
         # A moment of the time in which it ran, as a whole.
@@ -228,7 +228,7 @@ async def test_blocks_written_meanwhile_are_told(storage: Storage, monkeypatch: 
         operation = await compress(storage, mag)
         await until(lambda: storage.get_operation(operation.name).progress.files_total)
         await write(storage, mag, (0, 0, 0), np.ones((1, 1, 1), "uint8"))
-        await storage.flush("", to_files=True)
+        await storage.flush("")
     done = await succeed(storage, operation)
     assert done.statistics is not None
     assert done.statistics.respliced_blocks == 1
@@ -242,7 +242,7 @@ async def test_the_numbers_of_a_conversion_add_up(storage: Storage, tmp_path: Pa
     await write(storage, mag, (0, 0, 0), noise)
     await write(storage, mag, (16, 0, 0), np.ones((16, 16, 16), dtype="uint8"))
     await write(storage, mag, (64, 0, 0), np.zeros((3, 3, 3), dtype="uint8"))
-    await storage.flush("", to_files=True)
+    await storage.flush("")
     done = await succeed(storage, await compress(storage, mag))
     statistics = done.statistics
     assert statistics is not None
@@ -298,7 +298,7 @@ async def test_lengths_that_no_mag_may_have_are_refused(storage: Storage, field:
 async def test_a_damaged_cube_file_fails_it_and_changes_nothing(storage: Storage, tmp_path: Path) -> None:
     mag = await make_mag(storage, compressed=True)
     await write(storage, mag, (0, 0, 0), some_voxels())
-    await storage.flush("", to_files=True)
+    await storage.flush("")
     path = tmp_path / "root/brain/color/1/z0/y1/x1.wkw"
     path.write_bytes(path.read_bytes()[:-20] + b"\xff" * 20)
     failed = await finished(storage, await decompress(storage, mag))

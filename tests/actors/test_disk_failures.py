@@ -116,11 +116,11 @@ async def test_a_sync_of_cube_files_that_fails_keeps_the_journal_and_the_next_ac
     mag = await make_mag(storage)
     await write(storage, mag, (0, 0, 0), filled(1), durability=Durability.DISK)
     with failing(monkeypatch, "fdatasync", errno.EIO, in_cube_file, times=1) as failed, pytest.raises(DataLoss):
-        await storage.flush("", to_files=True)
+        await storage.flush("")
     assert len(failed) == 1
     assert (await read(storage, mag, (0, 0, 0), (16, 16, 16)) == 1).all()
     await write(storage, mag, (0, 0, 0), filled(2), durability=Durability.DISK)
-    await storage.flush("", to_files=True)
+    await storage.flush("")
     assert (await read(storage, mag, (0, 0, 0), (16, 16, 16)) == 2).all()
 
 
@@ -129,11 +129,11 @@ async def test_boxes_that_do_not_fit_into_the_files_stay_committed_until_there_i
 ) -> None:
     mag = await make_mag(storage)
     await write(storage, mag, (0, 0, 0), filled(1))
-    await storage.flush("", to_files=True)
+    await storage.flush("")
     with failing(monkeypatch, "pwritev", errno.ENOSPC, in_cube_file):
         await write(storage, mag, (0, 0, 0), filled(2))
         with pytest.raises(DiskFull):
-            await storage.flush("", to_files=True)
+            await storage.flush("")
         assert (await read(storage, mag, (0, 0, 0), (16, 16, 16)) == 2).all()
         assert "No space" in storage.status().mags[0].reason
         assert storage.budget.used_bytes > 0
@@ -220,7 +220,7 @@ async def test_a_write_that_would_eat_into_the_reserve_of_the_disk_is_refused_un
         status = storage.status().mags[0]
         assert (status.state, "free space" in status.reason) == (MagState.READ_ONLY, True)
         assert (await read(storage, mag, (0, 0, 0), (16, 16, 16)) == 1).all()
-        await storage.flush(str(mag), to_files=True)
+        await storage.flush(str(mag))
     await write(storage, mag, (0, 0, 0), filled(3))
     assert storage.status().mags[0].state is MagState.SERVING
     assert (await read(storage, mag, (0, 0, 0), (16, 16, 16)) == 3).all()

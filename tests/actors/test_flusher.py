@@ -87,11 +87,11 @@ async def test_many_writes_into_one_compressed_cube_file_cost_one_rewrite(
     async with asyncio.timeout(20), Storage(Root(str(tmp_path)), lazy, pool) as storage:
         mag = await make_mag(storage, compressed=True)
         await write(storage, mag, (0, 0, 0), np.full((1, 1, 1), 1, dtype="uint8"))
-        await storage.flush(str(mag), to_files=True)
+        await storage.flush(str(mag))
         with Renames() as renames:
             for number in range(100):
                 await write(storage, mag, (number % 16, number // 16, 1), np.full((1, 1, 1), number, dtype="uint8"))
-            await storage.flush(str(mag), to_files=True)
+            await storage.flush(str(mag))
         assert renames.of(cube_file) == 1
     with MagFiles.open(str(tmp_path / "brain/color/1"), read_only=True) as files:
         written = files.read(Box.of((0, 0, 1), (16, 7, 1)))

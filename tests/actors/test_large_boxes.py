@@ -104,7 +104,7 @@ async def test_a_box_that_arrives_in_parts_is_committed_whole(
     np.testing.assert_array_equal(await read(storage, name, BOX.offset, BOX.size), data)
     kinds = {name.rpartition(".")[2] for name in journal_names(tmp_path)}
     assert kinds == ({"journal"} if durability is Durability.NONE else {"journal", "side"})
-    await storage.flush("", to_files=True)
+    await storage.flush("")
     await until(lambda: storage.budget.used_bytes == 0)
     assert {name.rpartition(".")[2] for name in journal_names(tmp_path)} == {"journal"}
 
@@ -341,7 +341,7 @@ async def test_a_mag_keeps_nothing_of_a_box_that_is_in_its_files_or_was_read(sto
     with await storage.budget.lease(1 << 20) as lease:
         await storage.write(name, command, lease)
     del data, command
-    await storage.flush("", to_files=True)
+    await storage.flush("")
     await until(lambda: written() is None)
 
     with await storage.budget.lease(1 << 20) as lease:

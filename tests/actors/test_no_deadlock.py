@@ -77,7 +77,7 @@ async def test_reads_and_writes_of_the_same_voxels_that_all_wait_for_memory_all_
             )
         ]
         assert all(await asyncio.gather(*map(patient, calls)))
-        await storage.flush(str(mag), to_files=True)
+        await storage.flush(str(mag))
         assert storage.budget.used_bytes == 0
 
 

@@ -58,7 +58,7 @@ async def test_a_read_that_finds_its_journal_file_removed_takes_the_voxels_from_
         reading = asyncio.create_task(read(storage, mag, (0, 0, 0), (30, 30, 30)))
         await asyncio.to_thread(has_read.wait)
         try:
-            await storage.flush(str(mag), to_files=True)
+            await storage.flush(str(mag))
             assert not before & set(os.listdir(journal))
         finally:
             may_go_on.set()

@@ -95,7 +95,7 @@ async def test_ids_are_remembered_over_a_checkpoint_an_exchange_and_a_clean_rest
         mag = await make_mag(storage)
         first = await write(storage, mag, (0, 0, 0), filled(1, 8, 8, 8), request_id="mine")
         await write(storage, mag, (0, 0, 0), filled(2, 8, 8, 8))
-        await storage.flush("", to_files=True)
+        await storage.flush("")
         assert await write(storage, mag, (0, 0, 0), filled(1, 8, 8, 8), request_id="mine") == first
         operation = await storage.compress(mag, target=None, level="fast", request_id="")
         assert (await finished(storage, operation)).state is OperationState.SUCCEEDED
@@ -152,7 +152,7 @@ async def test_a_damaged_cube_file_stops_only_its_own_writes_and_they_stay_commi
     async with Storage(Root(str(root)), LAZY, pool) as storage:
         mag = await make_mag(storage, compressed=True)
         await write(storage, mag, (0, 0, 0), filled(1, 32, 8, 8))
-        await storage.flush("", to_files=True)
+        await storage.flush("")
         await write(storage, mag, (2, 2, 2), filled(2, 4, 4, 4))
         await write(storage, mag, (18, 2, 2), filled(3, 4, 4, 4))
         crashed = crash(root)
@@ -162,7 +162,7 @@ async def test_a_damaged_cube_file_stops_only_its_own_writes_and_they_stay_commi
     async with Storage(Root(str(crashed)), eager, pool) as storage:
         assert (await read(storage, mag, (18, 2, 2), (4, 4, 4)) == 3).all()
         with pytest.raises(DataLoss):
-            await storage.flush("", to_files=True)
+            await storage.flush("")
         assert "x0.wkw" in storage.status().mags[0].reason
         with pytest.raises(DataLoss):
             await write(storage, mag, (0, 0, 0), filled(9, 2, 2, 2))
@@ -228,9 +228,9 @@ async def test_what_was_recovered_stays_in_the_journal_until_it_is_needed(
         damaged.parent.mkdir(parents=True, exist_ok=True)
         damaged.write_bytes(b"WKW")
         with pytest.raises(DataLoss):
-            await again.flush(str(mag), to_files=True)
+            await again.flush(str(mag))
         damaged.unlink()
-        await again.flush(str(mag), to_files=True)
+        await again.flush(str(mag))
         assert len(actor._point().boxes.overlay) == 0
         assert np.array_equal(await read(again, mag, (0, 0, 0), (32, 32, 32)), seen)
 

@@ -17,7 +17,7 @@ from magd.actors import arrival as arrival_module
 from magd.actors import flusher
 from magd.actors import storage as storage_module
 from magd.actors.storage import Storage
-from magd.actors.types import Bounds, Mask, WriteCommand
+from magd.actors.types import Bounds, FlushLevel, Mask, WriteCommand
 from magd.catalog.root import Root
 from magd.cubes.mag_files import MagFiles
 from magd.errors import MagdError
@@ -110,7 +110,7 @@ async def test_a_box_over_missing_cube_files_becomes_them(
     box = Box.of((3, 5, 7), (50, 40, 30))
     await arrive(storage, name, box, noise(box), durability)
     np.testing.assert_array_equal(await read(storage, name, box.offset, box.size), noise(box))
-    await storage.flush("", to_files=True)
+    await storage.flush("")
     assert results == [True]
     await until(lambda: storage.budget.used_bytes == 0)
     folder = tmp_path / "root" / "brain" / "color" / "1"
@@ -118,7 +118,7 @@ async def test_a_box_over_missing_cube_files_becomes_them(
     assert {path.stat().st_nlink for path in folder.glob("z*/y*/x*.wkw")} == {1}
     np.testing.assert_array_equal(await read(storage, name, box.offset, box.size), noise(box))
     await write(storage, name, (10, 10, 10), np.full((5, 5, 5), 7, np.uint8))
-    await storage.flush("", to_files=True)
+    await storage.flush("")
     expected = noise(box)
     expected[:, 7:12, 5:10, 3:8] = 7
     np.testing.assert_array_equal(await read(storage, name, box.offset, box.size), expected)
@@ -132,7 +132,7 @@ async def test_a_box_over_whole_cube_files_takes_their_place(
     folder = tmp_path / "root" / "brain" / "color" / "1"
     around = Box.of((0, 0, 0), (96, 64, 32))
     await write(storage, name, around.offset, noise(around, 1))
-    await storage.flush("", to_files=True)
+    await storage.flush("")
     before = {path: path.stat() for path in folder.glob("z*/y*/x*.wkw")}
     for path in before:
         path.chmod(0o640)
@@ -152,7 +152,7 @@ async def test_a_box_over_whole_cube_files_takes_their_place(
     assert {status.st_mode & 0o777 for status in after.values()} == {0o640}
     await write(storage, name, (60, 60, 20), np.full((4, 4, 4), 9, np.uint8))
     expected[:, 60:64, 60:64, 20:24] = 9
-    await storage.flush("", to_files=True)
+    await storage.flush("")
     np.testing.assert_array_equal(await read(storage, name, (0, 0, 0), (96, 64, 64)), expected)
     assert {path.stat().st_nlink for path in before} == {1}
     assert not list((folder / ".magd" / "tmp").iterdir())
@@ -180,7 +180,7 @@ async def test_what_lies_below_a_box_does_not_get_into_it_when_both_are_applied_
     assert results == [True] * 3
     async with Storage(Root(str(crashed)), CONFIG, pool) as storage:
         np.testing.assert_array_equal(await read(storage, name, (0, 0, 0), (96, 64, 64)), expected)
-        await storage.flush("", to_files=True)
+        await storage.flush("")
         np.testing.assert_array_equal(await read(storage, name, (0, 0, 0), (96, 64, 64)), expected)
 
 
@@ -212,8 +212,8 @@ async def test_boxes_beside_and_over_each_other_read_as_they_were_written(
                         tasks.create_task(write(storage, name, box.offset, data, durability=durability))
             np.testing.assert_array_equal(await read(storage, name, (0, 0, 0), (SIZE, SIZE, SIZE)), expected)
             if rng.random() < 0.3:
-                await storage.flush("", to_files=rng.random() < 0.5)
-        await storage.flush("", to_files=True)
+                await storage.flush("", rng.choice(list(FlushLevel)))
+        await storage.flush("")
         np.testing.assert_array_equal(await read(storage, name, (0, 0, 0), (SIZE, SIZE, SIZE)), expected)
         linked += sum(results)
     assert linked
@@ -228,7 +228,7 @@ async def test_a_box_whose_parts_cannot_become_cube_files_is_written(
 ) -> None:
     name = await make_mag(storage, block_len=8, file_len=4)
     await write(storage, name, (90, 90, 90), np.full((2, 2, 2), 9, np.uint8))
-    await storage.flush("", to_files=True)
+    await storage.flush("")
     box = Box.of((3, 5, 7), (50, 40, 30))
     calls = 0
 
@@ -259,8 +259,8 @@ async def test_a_box_whose_parts_cannot_become_cube_files_is_written(
     await arrive(storage, name, box, noise(box), durability)
     np.testing.assert_array_equal(await read(storage, name, box.offset, box.size), noise(box))
     try:
-        await storage.flush("", to_files=True)
+        await storage.flush("")
     except MagdError:
         # A sync of the cube files failed: they are opened anew.
-        await storage.flush("", to_files=True)
+        await storage.flush("")
     np.testing.assert_array_equal(await read(storage, name, box.offset, box.size), noise(box))

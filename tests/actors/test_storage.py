@@ -420,7 +420,7 @@ async def test_a_write_whose_caller_goes_away_is_done_and_its_memory_given_back(
     await asyncio.gather(*calls, return_exceptions=True)
     data = (await read(storage, mag, (0, 0, 0), (64, 64, 32)))[0]
     assert storage.status().mags[0].writes >= 1
-    await storage.flush("", to_files=True)
+    await storage.flush("")
     assert storage.budget.used_bytes == 0
     for i in range(8):
         part = data[:, :, 4 * i : 4 * i + 4]
@@ -462,7 +462,7 @@ async def test_damage_is_an_error_that_names_the_file_and_the_rest_stays_usable(
 ) -> None:
     mag = await make_mag(storage)
     await write(storage, mag, (0, 0, 0), ones(32, 16, 16))
-    await storage.flush("", to_files=True)
+    await storage.flush("")
     damaged = tmp_path / "root/brain/color/1/z0/y0/x0.wkw"
     damaged.write_bytes(damaged.read_bytes()[:100])
     for attempt in (read(storage, mag, (0, 0, 0), (4, 4, 4)), write(storage, mag, (0, 0, 0), ones(4, 4, 4))):
@@ -479,7 +479,7 @@ async def test_flush_makes_everything_durable(storage: Storage) -> None:
     ack = await write(storage, mag, (0, 0, 0), ones(8, 8, 8), durability=Durability.PROCESS)
     assert ack.durability is Durability.PROCESS
     assert storage.status().mags[0].unsynced_bytes > 0
-    assert await storage.flush("datasets/brain", to_files=True) == 1
+    assert await storage.flush("datasets/brain") == 1
     assert storage.status().mags[0].unsynced_bytes == 0
     ack = await write(storage, mag, (0, 0, 0), ones(8, 8, 8), durability=Durability.DISK)
     assert ack.durability is Durability.DISK
@@ -490,7 +490,7 @@ async def test_cube_files_are_listed_in_order_with_what_they_cover(storage: Stor
     mag = await make_mag(storage)
     for offset in ((0, 0, 16), (160, 0, 0), (32, 0, 0), (0, 16, 0)):
         await write(storage, mag, offset, ones(4, 4, 4))
-    await storage.flush("", to_files=True)
+    await storage.flush("")
     files = [file async for some in storage.cube_files(mag, None) for file in some]
     assert [file.path for file in files] == ["z0/y0/x2.wkw", "z0/y0/x10.wkw", "z0/y1/x0.wkw", "z1/y0/x0.wkw"]
     assert files[0].box == Box.of((32, 0, 0), (16, 16, 16))
@@ -511,7 +511,7 @@ async def test_a_compressed_mag_takes_small_writes_at_once_and_rewrites_its_file
     assert not (folder / "z0").exists()
     expected = np.repeat(np.arange(1, 9, dtype=np.uint8), 2)
     assert (await read(storage, mag, (0, 0, 0), (16, 1, 1))).ravel().tolist() == expected.tolist()
-    await storage.flush(str(mag), to_files=True)
+    await storage.flush(str(mag))
     (file,) = [file async for some in storage.cube_files(mag, None) for file in some]
     assert not file.pending
     assert file.size_bytes == (folder / "z0/y0/x0.wkw").stat().st_size
@@ -550,7 +550,7 @@ async def test_compressing_into_another_dataset_leaves_the_source_and_refuses_an
 ) -> None:
     mag = await make_mag(storage)
     await write(storage, mag, (3, 5, 7), ones(40, 30, 20))
-    await storage.flush("", to_files=True)
+    await storage.flush("")
     source = tree_of(tmp_path / "root/brain")
     done = await finished(storage, await storage.compress(mag, target="small", level=5, request_id=""))
     assert done.state is OperationState.SUCCEEDED, done

@@ -167,7 +167,7 @@ class StorageMachine(RuleBasedStateMachine):
         if hasattr(self, "storage"):
             whole = self.run(read_result(self.storage, self.mag, Box.of((0, 0, 0), (EDGE,) * 3)))
             assert np.array_equal(whole.data, self.model)
-            self.run(self.storage.flush("", to_files=True))
+            self.run(self.storage.flush(""))
             assert self.storage.budget.used_bytes == 0
             self.run(self.storage.__aexit__(None, None, None))
             self.runner.close()

@@ -191,7 +191,7 @@ class Writer(Loader):
 
 
 class Flusher(Loader):
-    """Flushes at random moments: each flush to the files is a checkpoint, and in a compressed mag a rewrite."""
+    """Flushes at random moments: each flush into the files is a checkpoint, and in a compressed mag a rewrite."""
 
     def __init__(self, seed: int, address: str, load: Load, death: Death) -> None:
         super().__init__("flusher", address, load, death)
@@ -201,7 +201,7 @@ class Flusher(Loader):
     def _act(self, client: Client) -> None:
         self._death.pause(self._random.uniform(0.0, 0.2))
         if not self._death.has_come:
-            self._load.mag(client).flush("files" if self._random.random() < 0.7 else "disk")
+            self._load.mag(client).flush(self._random.choices(("files", "applied", "disk"), (4, 3, 3))[0])
             self.flushes += 1
 
 

@@ -46,6 +46,13 @@ BROKEN: Final[Mapping[str, tuple[Control, ...]]] = {
             "pass",
             "power loss",
         ),
+        Control(
+            "a flush that does not wait for the disk forgets what was promised to be on it",
+            "actors/journal_keeper.py",
+            "if to_disk or promised or self._is_promised:",
+            "if to_disk:",
+            "power loss",
+        ),
     ),
     "delete": (
         Control(

@@ -109,7 +109,7 @@ async def server(root: Path, pool: CompressionPool) -> AsyncIterator[Served]:
     async with Storage(Root(str(root)), config, pool) as storage:
         async with served(storage) as server:
             yield server
-        await storage.flush("", to_files=True)
+        await storage.flush("")
         assert storage.budget.used_bytes == 0
 
 

@@ -287,9 +287,11 @@ class MagHandle(Sliceable):
         return Operation(self._connection, response.operation.name)
 
     def flush(self, level: FlushLevel = "files", *, timeout: float | None = None) -> None:
-        """Bring everything that was acknowledged before to the disk.
+        """Bring everything that was acknowledged before to the disk, into the cube files, or both.
 
-        :param level: "files" also brings it into the cube files and the properties; "disk" makes it durable only
+        :param level: "files": both, and into the properties; "disk" makes it durable only; "applied" only has other
+            programs of the machine see it in the cube files and the properties: a power loss may still take what was
+            acknowledged below "disk"
         :param timeout: seconds; None: an hour
         """
         self._connection.flush(self.name, level, timeout)
