@@ -56,21 +56,31 @@ def run(settings: Settings, results: Results) -> None:
         datasets = {SHARED if is_offered else "unix": first}
         if is_offered:
             _, datasets["unix"] = start("second", "--no-shared-memory")
+        # Of the larger cube files the box covers a part, and the others wholly.
+        partly, wholly = settings.file_len, settings.edge // BLOCK_LEN
         for number in range(settings.rounds + 1):
-            with wkw_dataset(folder / f"wkw-{number}", "uint8", settings.file_len) as files:
-                _by_wkw(files, data, replace(base, by="wkw"), results)
-            for transport, (pid, dataset) in datasets.items():
-                layer = dataset.add_layer(f"color-{number}", category="color", dtype="uint8")
-                mag = layer.add_mag("1", block_len=BLOCK_LEN, file_len=settings.file_len)
-                _by_magd(mag, pid, data, replace(base, transport=transport), results)
+            for file_len in dict.fromkeys((partly, wholly)):
+                of_files = replace(base, file_len=file_len)
+                with wkw_dataset(folder / f"wkw-{number}-{file_len}", "uint8", file_len) as files:
+                    _by_wkw(files, data, replace(of_files, by="wkw"), results)
+                for transport, (pid, dataset) in datasets.items():
+                    layer = dataset.add_layer(f"color-{number}-{file_len}", category="color", dtype="uint8")
+                    mag = layer.add_mag("1", block_len=BLOCK_LEN, file_len=file_len)
+                    _by_magd(mag, pid, data, replace(of_files, transport=transport), results)
             if number == 0:
                 results.forget(GROUP)
-    for name, reach in (("write new", 0.8), ("read", 0.8), ("overwrite", 0.6)):
+    for name, file_len, said, reach in (
+        ("write new", partly, "", 0.8),
+        ("read", partly, "", 0.8),
+        ("overwrite", wholly, ", cube files that it covers wholly", 0.6),
+        ("overwrite", partly, ", cube files of which it covers a part", 0.6),
+    ):
         for end in ("",) if name == "read" else (", acknowledged", ", sustained"):
             durability: Durability | None = None if name == "read" else "process"
-            ours = replace(base, name=name + end, transport=SHARED, durability=durability)
-            reached = results.times_as_fast(ours, replace(base, name=name, by="wkw")) if is_offered else None
-            what = f"{name} {base.box} over shared memory{', PROCESS' if durability else ''}{end}"
+            ours = replace(base, name=name + end, transport=SHARED, durability=durability, file_len=file_len)
+            theirs = replace(base, name=name, by="wkw", file_len=file_len)
+            reached = results.times_as_fast(ours, theirs) if is_offered else None
+            what = f"{name} {base.box} over shared memory{said}{', PROCESS' if durability else ''}{end}"
             remark = "" if is_offered else "this daemon offers no shared memory"
             results.goals.append(Goal("daemon", GROUP, what, "wkw in process", reach, reached, remark=remark))
     results.compare_memory(GROUP, limits.budget_bytes)
@@ -96,9 +106,10 @@ def _by_magd(mag: magd_client.MagHandle, pid: int, data: VoxelArray, work: Work,
         probe = Probe(pid)
         mag.write(data, (0, 0, 0), durability="process")
         acknowledged = probe.sample()
-        mag.flush()
+        mag.flush("applied")
         of_write = replace(work, durability="process")
         results.add(replace(of_write, name=f"{name}, acknowledged"), acknowledged)
         results.add(replace(of_write, name=f"{name}, sustained"), probe.sample())
+        mag.flush()  # so that what follows does not share the disk with it
     with measured(results, replace(work, name="read"), there=pid):
         mag.read((0, 0, 0), data.shape)

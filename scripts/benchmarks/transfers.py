@@ -3,21 +3,29 @@
 The client is this process, the other side a process of its own: a gRPC server that throws data away or makes it up (the
 sink and the source: 1 MiB in a message, malloc pinned, no protobuf), and `magd serve`.
 
-"acknowledged" ends with the acknowledgement of the write; "sustained" ends when all is in the cube files, on the disk
-and out of the journal.
+"acknowledged" ends with the acknowledgement of the write; "sustained" when all is in the cube files and out of the
+journal, as durable as was asked for; "on the disk" when a power loss could not take it any more either.
+
+Cube files are of two lengths: large ones, of which the box covers a part, and such as it covers wholly.
+
+At last, several clients write and read at the same time, while the daemon is asked for its health: the event loop
+answers that by itself.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import median
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 import magd_client
 from scripts.benchmarks.bare import bare_server
+from scripts.benchmarks.clients import Clients, Task
 from scripts.benchmarks.measure import Durability, Goal, Probe, Results, Settings, Work, measured
 from scripts.benchmarks.volumes import BLOCK_LEN, random_voxels, webknossos_mag, write_plain_file
+from tests.soak.samples import Lag
 from tests.support.daemon import Daemon
 
 if TYPE_CHECKING:
@@ -25,6 +33,10 @@ if TYPE_CHECKING:
 
 GROUP: Final = "transfers"
 DURABILITIES: Final[tuple[Durability, ...]] = ("process", "disk")
+CROWD: Final = 4
+"""Clients that write and read at the same time."""
+PING_SECONDS: Final = 0.005
+MOST_STALL_SECONDS: Final = 0.02
 
 
 def run(settings: Settings, results: Results) -> None:
@@ -70,7 +82,9 @@ class _Transfers:
                 if number == 0:
                     self._results.forget(GROUP)
             budget_bytes = client.get_server_info().limits.budget_bytes
+            stalls = self._crowd(daemon, dataset)
         self._goals(budget_bytes)
+        self._stall_goal(stalls)
 
     def _peers(self, number: int, bare: BareServer) -> None:
         with measured(self._results, self._sink, there=bare.pid):
@@ -93,18 +107,25 @@ class _Transfers:
     def _magd(self, number: int, pid: int, dataset: magd_client.Dataset) -> None:
         for durability in DURABILITIES:
             base = replace(self._base, durability=durability)
-            mag = self._new_mag(dataset, f"{durability}-{number}")
-            self._write(replace(base, name="write new"), pid, mag)
-            self._write(replace(base, name="overwrite"), pid, mag)
-            if durability == "process":
-                with measured(self._results, replace(self._base, name="read"), there=pid):
-                    mag.read((0, 0, 0), self._data.shape)
-        mag = self._new_mag(dataset, f"C-{number}")
+            for file_len in self._file_lens:
+                work = replace(base, file_len=file_len)
+                mag = self._new_mag(dataset, f"{durability}-{file_len}-{number}", file_len)
+                self._write(replace(work, name="write new"), pid, mag)
+                self._write(replace(work, name="overwrite"), pid, mag)
+                if durability == "process" and file_len == self._base.file_len:
+                    with measured(self._results, replace(self._base, name="read"), there=pid):
+                        mag.read((0, 0, 0), self._data.shape)
+        mag = self._new_mag(dataset, f"C-{number}", self._base.file_len)
         self._write(replace(self._base, durability="process", name="write new", order="C"), pid, mag)
 
-    def _new_mag(self, dataset: magd_client.Dataset, layer: str) -> magd_client.MagHandle:
+    @property
+    def _file_lens(self) -> tuple[int, ...]:
+        """In blocks: cube files of which the box covers a part, and cube files that are as large as the box."""
+        return tuple(dict.fromkeys((self._base.file_len, self._settings.edge // BLOCK_LEN)))
+
+    def _new_mag(self, dataset: magd_client.Dataset, layer: str, file_len: int) -> magd_client.MagHandle:
         return dataset.add_layer(layer, category="color", dtype="uint8", num_channels=1).add_mag(
-            "1", block_len=BLOCK_LEN, file_len=self._settings.file_len
+            "1", block_len=BLOCK_LEN, file_len=file_len
         )
 
     def _write(self, work: Work, pid: int, mag: magd_client.MagHandle) -> None:
@@ -112,9 +133,49 @@ class _Transfers:
         probe = Probe(pid)
         mag.write(data, offset=(0, 0, 0), durability=work.durability)
         acknowledged = probe.sample()
-        mag.flush()
+        mag.flush("applied" if work.durability == "process" else "files")
+        sustained = probe.sample()
         self._results.add(replace(work, name=f"{work.name}, acknowledged"), acknowledged)
-        self._results.add(replace(work, name=f"{work.name}, sustained"), probe.sample())
+        self._results.add(replace(work, name=f"{work.name}, sustained"), sustained)
+        if work.durability == "process":
+            mag.flush()
+            self._results.add(replace(work, name=f"{work.name}, on the disk"), probe.sample())
+
+    def _crowd(self, daemon: Daemon, dataset: magd_client.Dataset) -> list[float]:
+        """Have several clients write and read at the same time.
+
+        :return: what the event loop took to answer meanwhile, in seconds
+        """
+        edge, file_len = self._settings.edge, self._base.file_len
+        self._new_mag(dataset, "crowd", file_len)
+        with Clients(CROWD) as clients:
+            lag = Lag(daemon.grpc, PING_SECONDS)
+            try:
+                for kind in ("write", "read"):
+                    tasks = [
+                        Task(
+                            daemon.grpc, ("benchmark", "crowd", "1"), "one by one", kind == "write", "process",
+                            "uint8", edge, ((edge * number, 0, 0),) * 2,
+                        )
+                        for number in range(CROWD)
+                    ]  # fmt: skip
+                    sample, _ = clients.run(tasks, daemon.pid)
+                    durability: Durability | None = "process" if kind == "write" else None
+                    name = f"{kind}, all at once"
+                    self._results.add(replace(self._base, name=name, durability=durability, clients=CROWD), sample)
+            finally:
+                lag.close()
+        return lag.take()
+
+    def _stall_goal(self, seconds: list[float]) -> None:
+        what = f"longest answer of the event loop while {CROWD} clients write and read {self._base.box} each"
+        remark = f"median {median(seconds) * 1000:.1f} ms of {len(seconds)}"
+        self._results.goals.append(
+            Goal(
+                "daemon", GROUP, what, "", MOST_STALL_SECONDS * 1000, max(seconds) * 1000, is_at_most=True, unit="ms",
+                remark=remark,
+            )
+        )  # fmt: skip
 
     def _goals(self, budget_bytes: int) -> None:
         faster = self._results.times_as_fast
@@ -122,12 +183,16 @@ class _Transfers:
         new, over = "write new, sustained", "overwrite, sustained"
         c_order = replace(process, name=new, order="C")
         written_to_disk = replace(disk, name=new)
+        partly, wholly = "of which it covers a part", "that it covers wholly"
+        whole = replace(process, file_len=self._file_lens[-1])
         box = self._base.box
         slower = max(faster(written_to_disk, self._sink), faster(written_to_disk, self._file))
         for what, against, reach, reached in (
             (f"write {box} F order into new cube files, tcp, PROCESS, sustained", "gRPC sink", 0.85,
              faster(replace(process, name=new), self._sink)),
-            (f"overwrite {box}, tcp, PROCESS, sustained", "gRPC sink", 0.75,
+            (f"overwrite {box}, cube files {wholly}, tcp, PROCESS, sustained", "gRPC sink", 0.75,
+             faster(replace(whole, name=over), self._sink)),
+            (f"overwrite {box}, cube files {partly}, tcp, PROCESS, sustained", "gRPC sink", 0.75,
              faster(replace(process, name=over), self._sink)),
             (f"read {box}, tcp", "gRPC source", 0.85, faster(replace(self._base, name="read"), self._source)),
             (f"write {box} into new cube files, tcp, DISK, sustained", "slower of gRPC sink and file write + fdatasync",

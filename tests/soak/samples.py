@@ -47,10 +47,14 @@ class Sample:
 
 
 class Lag:
-    """Asks for the health of a daemon again and again: its event loop answers that by itself."""
+    """Asks for the health of a daemon again and again: its event loop answers that by itself.
 
-    def __init__(self, address: str) -> None:
+    :param ping_seconds: between an answer and the next question
+    """
+
+    def __init__(self, address: str, ping_seconds: float = _PING_SECONDS) -> None:
         self._address = address
+        self._ping_seconds = ping_seconds
         self._stop = threading.Event()
         self._changing = threading.Lock()
         self._seen: list[float] = []
@@ -71,7 +75,7 @@ class Lag:
     def _run(self) -> None:
         with grpc.insecure_channel(self._address) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
-            while not self._stop.wait(_PING_SECONDS):
+            while not self._stop.wait(self._ping_seconds):
                 started = time.monotonic()
                 stub.Check(health_pb2.HealthCheckRequest(), timeout=60)
                 with self._changing:
