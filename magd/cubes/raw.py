@@ -46,31 +46,24 @@ def read_blocks(file: OpenCubeFile, copy: BoxCopy) -> None:
     for_each(read, groups, worth=copy.nbytes)
 
 
-def write_blocks(file: OpenCubeFile, copy: BoxCopy, *, alone: bool = False) -> None:
-    """Write the box of `copy` into a raw cube file that is open for reading and writing, by several threads if there
-    is much to do.
+def write_blocks(file: OpenCubeFile, copy: BoxCopy) -> None:
+    """Write the box of `copy` into a raw cube file that is open for reading and writing, by this thread only: several
+    that write one file wait for its lock in the kernel, and for the processor that the others spend on that.
 
-    :param alone: by this thread only: for who has others at work beside it already
     :raises DataLoss: the file cannot be written, or ends too early
     :raises DiskFull: some of the box may have been written
     """
-
-    groups = copy.groups("write")
-
-    def write(group: Group) -> None:
-        moves = group.moves
+    for group in copy.groups("write"):
         blocks = copy.in_box(group)
         if blocks is not None:
             _write(file, group, blocks.data)
-            return
-        memory = scratch.take(moves.memory_bytes + moves.gap_bytes)
+            continue
+        memory = scratch.take(group.moves.memory_bytes + group.moves.gap_bytes)
         bytes_in_memory = memory.array.data
         _read(file, group, bytes_in_memory)
         copy.from_box(group, memory.array)
         _write(file, group, bytes_in_memory)
         scratch.give_back(memory)
-
-    for_each(write, groups, worth=0 if alone else copy.nbytes)
 
 
 def read_run(file: OpenCubeFile, index: int, blocks: BlockBuffer) -> None:

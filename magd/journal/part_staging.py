@@ -1,8 +1,9 @@
 """The data of one large write, on its way into files that can become cube files while it arrives: see `parts`.
 
 As `staging`, but that the voxels are brought into blocks: whenever layers of blocks along z are complete, they are
-written. What arrives comes in the order of the box, with z slowest. All of it goes to the disk as it comes, whatever
-the write is promised: it has to be there before a part can become a cube file.
+written, by twos, as more blocks follow each other in the file then. What arrives comes in the order of the box, with z
+slowest. All of it goes to the disk as it comes, whatever the write is promised: it has to be there before a part can
+become a cube file.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from magd.cubes.header import Header
     from magd.voxels import VoxelArray
 
+TWO_LAYERS_BYTES: Final = 16 << 20
+"""Larger layers are written one by one: what waits for the next one is to be in the cache of the processor still, and
+not much is to be left for the end."""
+
 
 class PartStaging(Staging):
     """The checksum of data, and as long as nothing goes wrong its parts.
@@ -36,7 +41,9 @@ class PartStaging(Staging):
         self._box: Final = box
         self._header: Final = header
         self._rows: Rows | None = None
-        self._layer_bytes: Final = header.voxels.nbytes(box) // box.size.z
+        self._plane_bytes: Final = header.voxels.nbytes(box) // box.size.z
+        is_small = 2 * self._plane_bytes * header.block_len <= TWO_LAYERS_BYTES
+        self._grid: Final = header.block_len * (2 if is_small else 1)
         self._parts: Final = parts_of(box, header)
         self._files: Final[list[OpenCubeFile]] = []
         self._written_z = box.offset.z
@@ -63,11 +70,11 @@ class PartStaging(Staging):
 
         :raises OSError, MagdError: some of it may have been written
         """
-        box, length, rows = self._box, self._header.block_len, self._rows
+        box, rows = self._box, self._rows
         assert rows is not None, "attached"
-        end_z = box.offset.z + (self.size_bytes + len(data)) // self._layer_bytes
+        end_z = box.offset.z + (self.size_bytes + len(data)) // self._plane_bytes
         if end_z < box.end.z:
-            end_z -= end_z % length
+            end_z -= end_z % self._grid
         if end_z <= self._written_z:
             return
         start = Vec3(box.offset.x, box.offset.y, self._written_z)
@@ -75,7 +82,7 @@ class PartStaging(Staging):
         for file, (_, part) in zip(self._files, self._parts, strict=True):
             common = part.intersection(layers)
             if not common.is_empty:
-                raw.write_blocks(file, copy_of(common, box, rows, self._header), alone=True)
+                raw.write_blocks(file, copy_of(common, box, rows, self._header))
         self._written_z = end_z
 
 
