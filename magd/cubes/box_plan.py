@@ -64,6 +64,19 @@ class Transfer(NamedTuple):
     pieces: tuple[tuple[int, int], ...]
 
 
+class Decoded(NamedTuple):
+    """A block that is read as a whole.
+
+    :ivar number: its index in the file, counted from that of the first block of the group
+    :ivar place: where it starts in memory, in bytes
+    :ivar wanted: how many of its bytes are needed, from its start on
+    """
+
+    number: int
+    place: int
+    wanted: int
+
+
 class Moves(NamedTuple):
     """How the blocks of a group come from the file into memory and back, wherever it lies in the file.
 
@@ -72,8 +85,7 @@ class Moves(NamedTuple):
     :ivar memory_bytes: of the blocks; and of gaps that are read, behind them
     :ivar reads: all that is read before the box is filled, or before it is laid over: only what it leaves as it is
     :ivar writes: all that is written
-    :ivar indices: of the blocks, ascending, counted from that of the first one
-    :ivar places: where each starts in memory, in bytes
+    :ivar decoded: the blocks, as they follow each other in the file
     """
 
     shape: Triple
@@ -82,8 +94,7 @@ class Moves(NamedTuple):
     gap_bytes: int
     reads: tuple[Transfer, ...]
     writes: tuple[Transfer, ...]
-    indices: tuple[int, ...]
-    places: tuple[int, ...]
+    decoded: tuple[Decoded, ...]
 
 
 class Region(NamedTuple):
@@ -313,9 +324,11 @@ def _moves(
         max(0, most_read - memory_bytes),
         reads,
         writes,
-        tuple([index for index, _, _ in in_order]),
-        tuple([start for _, start, _ in spans]),
-    )
+        tuple([
+            Decoded(index, start, (z[1] - k * length) * plane_bytes if k == depth - 1 else length * plane_bytes)
+            for (_, start, _), (index, k, _) in zip(spans, in_order, strict=True)
+        ]) if purpose == "decode" else (),
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=1024)

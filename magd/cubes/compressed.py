@@ -29,24 +29,24 @@ import numpy as np
 
 from magd.cubes import scratch
 from magd.cubes.block_copy import BlockCopy
-from magd.cubes.decode import decode_at
+from magd.cubes.decode import decode_all
 from magd.cubes.encode import BlockEncoder, decode, default_level, largest_encoded
-from magd.cubes.exact_io import copy_range, read_exactly, read_into, write_all
+from magd.cubes.exact_io import copy_range, read_exactly, read_into, read_into_all, write_all
 from magd.cubes.header import HEADER_BYTES, Header, damaged
-from magd.cubes.parallel import map_all
+from magd.cubes.parallel import for_each, map_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from magd.cubes.box_copy import BoxCopy
-    from magd.cubes.box_plan import Group
+    from magd.cubes.box_plan import Decoded, Group
     from magd.cubes.cube_file import OpenCubeFile
     from magd.cubes.handles import Handle
     from magd.cubes.layout import IntArray
 
 RUN_BYTES: Final = 1 << 19
 """What is collected before it is written, and about what one system call reads."""
-GAP_BYTES: Final = 1 << 14
+GAP_BYTES: Final = 1 << 16
 """Blocks that are not needed are read with their neighbours if they take no more: a system call takes longer."""
 BATCH_BYTES: Final = 4 << 20
 """What is encoded at a time, by several threads, before it is written."""
@@ -124,10 +124,13 @@ class JumpTable:
         borders: list[int] = self._borders[first - self._first : last - self._first + 1].tolist()
         return borders
 
-    def places(self, index: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Where blocks start, and where they end."""
-        borders, first = self._borders.data, self._first
-        return [borders[at - first] for at in index], [borders[at - first + 1] for at in index]
+    def places(self, first: int, blocks: Sequence[Decoded]) -> tuple[list[int], list[int]]:
+        """Where blocks start, and where they end.
+
+        :param blocks: their indices are counted from `first`
+        """
+        borders = self._borders.data[first - self._first :]
+        return [borders[at] for at, _, _ in blocks], [borders[at + 1] for at, _, _ in blocks]
 
     def lengths(self, first: int, last: int) -> IntArray:
         """The bytes of the blocks from `first` up to, without, `last`."""
@@ -141,32 +144,31 @@ def read_blocks(handle: Handle, copy: BoxCopy) -> None:
     :raises DataLoss: the file cannot be read, or its jump table or one of these blocks is damaged
     """
 
-    for group in copy.groups("decode"):
+    def read(group: Group) -> None:
         blocks = copy.in_box(group)
         if blocks is not None:
             _decode_group(handle, group, scratch.address_of(blocks))
-            continue
+            return
         memory = scratch.take(group.moves.memory_bytes)
         _decode_group(handle, group, memory.address)
         copy.to_box(group, memory.array)
         scratch.give_back(memory)
 
+    for_each(read, copy.groups("decode"), worth=copy.nbytes)
+
 
 def _decode_group(handle: Handle, group: Group, target: int) -> None:
-    file, places = handle.file, group.moves.places
+    file, first, decoded = handle.file, group.first, group.moves.decoded
     block_bytes = file.header.block_bytes
-    index = [group.first + at for at in group.moves.indices]
-    starts, ends = handle.table(index[0], index[-1] + 1).places(index)
+    starts, ends = handle.table(first, first + decoded[-1].number + 1).places(first, decoded)
     stretches = _stretches(starts, ends)
-    memory = scratch.take(max([ends[last - 1] - starts[first] for first, last in stretches]))
+    memory = scratch.take(max([ends[last - 1] - starts[begin] for begin, last in stretches]))
     encoded = memory.array.data
-    for first, last in stretches:
-        start = starts[first]
-        read_into(file.fd, encoded[: ends[last - 1] - start], start, file.path)
-        source = memory.address - start
-        for at in range(first, last):
-            begin, to = starts[at], target + places[at]
-            decode_at(source + begin, ends[at] - begin, to, block_bytes, index[at], file.path)
+    for begin, last in stretches:
+        start, end = starts[begin], ends[last - 1]
+        read_into_all(file.fd, [encoded[: end - start]], start, end - start, file.path)
+        blocks = zip(starts[begin:last], ends[begin:last], decoded[begin:last], strict=True)
+        decode_all(blocks, memory.address - start, target, block_bytes, file.path, first)
     scratch.give_back(memory)
 
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from magd.cubes import box_plan, decode
 from magd.cubes.block_copy import rows_of
 from magd.cubes.box_copy import BoxCopy
-from magd.cubes.box_plan import plan
+from magd.cubes.box_plan import Decoded, plan
+from magd.cubes.decode import decode_all
 from magd.cubes.header import BlockType, Header
 from magd.cubes.layout import morton_index
 from magd.errors import DataLoss
@@ -88,14 +89,14 @@ def test_boxes_and_blocks_are_copied_both_ways_however_they_are_cut_into_groups_
     np.testing.assert_array_equal(in_rows, old[:, *inside])
 
     in_rows[...] = 0
-    found = [group.first + index for group in decoding for index in group.moves.indices]
+    found = [group.first + block.number for group in decoding for block in group.moves.decoded]
     assert sorted(found) == sorted(touched)
     for group in decoding:
-        assert len(group.moves.indices) <= most
-        assert list(group.moves.indices) == sorted(group.moves.indices)
+        assert len(group.moves.decoded) <= most
+        assert list(group.moves.decoded) == sorted(group.moves.decoded)
         memory = memory_of(copy, group)
-        for index, place in zip(group.moves.indices, group.moves.places, strict=True):
-            memory[place : place + header.block_bytes] = stored[group.first + index]
+        for index, place, wanted in group.moves.decoded:
+            memory[place : place + wanted] = stored[group.first + index][:wanted]
         if copy.in_box(group) is None:
             copy.to_box(group, memory)
     np.testing.assert_array_equal(in_rows, old[:, *inside])
@@ -175,18 +176,23 @@ def test_a_small_box_takes_few_system_calls_and_not_much_more_than_its_planes(
 
 
 @pytest.mark.parametrize("finds_it", [True, False])
-def test_a_block_is_decoded_in_place_with_the_function_of_the_c_library_and_without(finds_it: bool) -> None:
+def test_a_block_is_decoded_in_place_with_the_functions_of_the_c_library_and_without(finds_it: bool) -> None:
     encoded = np.frombuffer(b"\x50abcde", np.uint8)
     target = np.zeros(6, np.uint8)
-    places = encoded.ctypes.data, 6, target.ctypes.data
+    source, to = encoded.ctypes.data, target.ctypes.data
     with mock.patch.object(decode, "_in_place", decode.find_in_place() if finds_it else None):
-        decode.decode_at(*places, 5, 0, "x0.wkw")
+        decode_all([(0, 6, Decoded(0, 0, 5))], source, to, 5, "x0.wkw", 7)
         assert target.tobytes() == b"abcde\0"
+        target[:] = 0
+        decode_all([(0, 6, Decoded(0, 0, 2)), (0, 6, Decoded(1, 3, 3))], source, to, 5, "x0.wkw", 7)
+        assert target.tobytes()[:2] + target.tobytes()[3:] == b"ababc"
         with pytest.raises(DataLoss, match=r"x0\.wkw.*block 7 has 5 bytes instead of 6"):
-            decode.decode_at(*places, 6, 7, "x0.wkw")
-        with pytest.raises(DataLoss, match=r"x0\.wkw.*block 7 cannot be decompressed"):
-            decode.decode_at(*places, 4, 7, "x0.wkw")
+            decode_all([(0, 6, Decoded(0, 0, 6))], source, to, 6, "x0.wkw", 7)
+        with pytest.raises(DataLoss, match=r"x0\.wkw.*block 9 cannot be decompressed"):
+            decode_all([(0, 6, Decoded(2, 0, 4))], source, to, 4, "x0.wkw", 7)
+        with pytest.raises(DataLoss, match=r"x0\.wkw.*block 7 "):
+            decode_all([(0, 3, Decoded(0, 0, 4))], source, to, 5, "x0.wkw", 7)
 
 
-def test_the_c_library_has_the_function() -> None:
+def test_the_c_library_has_the_functions() -> None:
     assert decode.find_in_place() is not None
