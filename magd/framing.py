@@ -164,7 +164,7 @@ class ReadBoxesFrame:
 
 @dataclass(frozen=True, slots=True)
 class WriteBatchFrame:
-    """A `WriteBoxBatchRequest`. Reading it is left to the generated class."""
+    """A `WriteBoxBatchRequest`."""
 
     boxes: Sequence[WriteFrame]
 
@@ -172,10 +172,23 @@ class WriteBatchFrame:
         """The message as the generated class would write it."""
         return b"".join(_repeated(_BATCHED_WRITES, (_pieces(box.header, box.data) for box in self.boxes)))
 
+    @classmethod
+    def decode(cls, message: Bytes) -> WriteBatchFrame:
+        """Read a message. The data of a box that is alone is a view of it.
+
+        :raises DecodeError: it is not well-formed
+        """
+        rest, boxes = _take(message, _BATCHED_WRITES)
+        if len(boxes) == 1:
+            volume_pb2.WriteBoxBatchRequest.FromString(rest)  # judges what is unknown
+            return cls((WriteFrame.decode(boxes[0]),))
+        request = volume_pb2.WriteBoxBatchRequest.FromString(bytes(message))
+        return cls(tuple(WriteFrame(box, box.data) for box in request.boxes))
+
 
 @dataclass(frozen=True, slots=True)
 class ReadBatchFrame:
-    """A `ReadBoxBatchResponse`. Reading it is left to the generated class."""
+    """A `ReadBoxBatchResponse`."""
 
     results: Sequence[ReadBoxesFrame]
 
@@ -183,6 +196,16 @@ class ReadBatchFrame:
         """The message as the generated class would write it."""
         results = (result.pieces() for result in self.results)
         return b"".join(_repeated(_BATCHED_READS, results))
+
+    @classmethod
+    def decode(cls, message: Bytes) -> ReadBatchFrame:
+        """Read a message. The data of its boxes is a view of it.
+
+        :raises DecodeError: it is not well-formed
+        """
+        rest, results = _take(message, _BATCHED_READS)
+        volume_pb2.ReadBoxBatchResponse.FromString(rest)  # judges what is unknown
+        return cls(tuple(ReadBoxesFrame.decode(result) for result in results))
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------

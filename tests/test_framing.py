@@ -143,9 +143,19 @@ def test_batches_are_what_the_generated_classes_write(
     count: int,
 ) -> None:
     writes = WriteBatchFrame([WriteFrame(header, data)] * count).encode()
+    for frame in WriteBatchFrame.decode(writes).boxes:
+        assert bytes(frame.data) == data
+        assert without_data(frame.header or volume_pb2.WriteBoxRequest()) == header
     header.data = data
     assert writes == volume_pb2.WriteBoxBatchRequest(boxes=[header] * count).SerializeToString()
+    assert len(WriteBatchFrame.decode(writes).boxes) == count
     reads = ReadBatchFrame([ReadBoxesFrame(0, error), ReadBoxesFrame(1, ReadFrame(response, data))][:count]).encode()
+    outcomes = [result.outcome for result in ReadBatchFrame.decode(reads).results]
+    assert outcomes[:1] == [error][:count]
+    assert len(outcomes) == min(count, 2)
+    for read in outcomes[1:]:
+        assert isinstance(read, ReadFrame)
+        assert (bytes(read.data), read.header) == (data, response)
     response.data = data
     expected = [volume_pb2.ReadBoxesResponse(error=error), volume_pb2.ReadBoxesResponse(index=1, box=response)]
     assert reads == volume_pb2.ReadBoxBatchResponse(results=expected[:count]).SerializeToString()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from magd.framing import ReadFrame, WriteBatchFrame, WriteFrame
+from magd.framing import ReadBatchFrame, ReadFrame, WriteBatchFrame, WriteFrame
 from magd.v1 import dataset_pb2, maintenance_pb2, operation_pb2, volume_pb2, watch_pb2
 
 if TYPE_CHECKING:
@@ -114,6 +114,6 @@ SHARE_MEMORY: Final = _method(
 WRITE_BOX_BATCH: Final = Method(
     "/magd.v1.VolumeService/WriteBoxBatch", WriteBatchFrame.encode, volume_pb2.WriteBoxBatchResponse.FromString
 )
-READ_BOX_BATCH: Final = _method(
-    "VolumeService/ReadBoxBatch", volume_pb2.ReadBoxBatchRequest, volume_pb2.ReadBoxBatchResponse
+READ_BOX_BATCH: Final = Method(
+    "/magd.v1.VolumeService/ReadBoxBatch", volume_pb2.ReadBoxBatchRequest.SerializeToString, ReadBatchFrame.decode
 )

@@ -35,6 +35,8 @@ from magd.errors import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from magd.v1 import volume_pb2
+
 DOMAIN: Final = "magd"
 """The domain of ErrorInfo in errors that the daemon made."""
 
@@ -83,6 +85,12 @@ def error_of(
     by_code = CLASS_BY_CODE.get(_CODE_BY_NUMBER.get(code, grpc.StatusCode.UNKNOWN), InternalError)
     kind = CLASS_BY_REASON.get(known, by_code)
     return kind(message, reason=known, metadata=metadata, retry_after=retry_after)
+
+
+def error_of_box(error: volume_pb2.BoxError) -> MagdError:
+    """Make the error of one box of a batch."""
+    retry_after = error.retry_delay_ms / 1000 if error.retry_delay_ms else None
+    return error_of(error.code, error.reason, error.message, dict(error.metadata), retry_after)
 
 
 def error_of_call(failure: grpc.RpcError, address: object) -> MagdError:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from magd.rpc.admission import EdgeConfig
     from magd.rpc.interceptors import Context
 
-_CAPABILITIES: Final = ("journal", "if_revision", "mask_nonzero", "repair", "lz4")
+_CAPABILITIES: Final = ("journal", "if_revision", "mask_nonzero", "repair", "lz4", "one_box")
 _FLUSH_LEVELS: Final[dict[int, FlushLevel]] = {
     maintenance_pb2.FLUSH_LEVEL_UNSPECIFIED: FlushLevel.FILES,
     maintenance_pb2.FLUSH_LEVEL_APPLIED: FlushLevel.APPLIED,

@@ -16,19 +16,17 @@ import asyncio
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from magd.catalog.names import MagName
-from magd.errors import InvalidRequest, MagdError, Reason
+from magd.errors import MagdError
 from magd.framing import ReadBatchFrame, ReadBoxesFrame, ReadFrame
-from magd.rpc import from_proto, to_proto
 from magd.rpc.admission import PART_BYTES, Pace
-from magd.rpc.enums import DATA_TYPES
+from magd.rpc.box_headers import MAX_ANSWER_BYTES, MESSAGE_BYTES, ReadHeader
 from magd.rpc.errors import box_error
 from magd.rpc.flight import Flight, Incoming
-from magd.rpc.from_proto import refuse
+from magd.rpc.one_box import read_one_box
 from magd.rpc.parts import cut, flat
-from magd.v1 import types_pb2, volume_pb2
+from magd.v1 import volume_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
@@ -37,12 +35,7 @@ if TYPE_CHECKING:
     from magd.actors.storage import Storage
     from magd.actors.types import ReadResult
     from magd.rpc.admission import EdgeConfig
-    from magd.voxels import VoxelArray, VoxelFormat
-
-MAX_ANSWER_BYTES: Final = 2 * 1024 * 1024
-"""Of the answer to a batch, and so of every message of the daemon."""
-_HEADER_BYTES: Final = 256
-"""More than what stands beside the data of one box."""
+    from magd.voxels import VoxelArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +52,7 @@ class _Result:
     @property
     def size_bytes(self) -> int:
         """What a message with all of it takes, or a little less."""
-        return _HEADER_BYTES + (0 if self.data is None else self.data.nbytes)
+        return MESSAGE_BYTES + (0 if self.data is None else self.data.nbytes)
 
     def frames(self) -> Iterator[ReadBoxesFrame]:
         """Its messages."""
@@ -94,6 +87,8 @@ async def read_boxes(
 
 async def read_box_batch(storage: Storage, request: volume_pb2.ReadBoxBatchRequest) -> ReadBatchFrame:
     """Read the boxes of one message. Results in their order."""
+    if len(request.boxes) == 1:
+        return ReadBatchFrame([await read_one_box(storage, request.boxes[0], MAX_ANSWER_BYTES)])
     flight = Flight[_Result](dispose=_Result.release)
     reads = _Reads(storage, flight, limit_bytes=MAX_ANSWER_BYTES)
     results: dict[int, ReadBoxesFrame] = {}
@@ -142,24 +137,14 @@ class _Reads:
             self._flight.land(_Result(index, None, None, None, box_error(error)))
 
     async def _ask(self, index: int, request: volume_pb2.ReadBoxRequest) -> None:
-        if from_proto.is_c_order(request.order):
-            raise refuse("order")
-        from_proto.is_lz4(request.encoding)  # which the client would accept too: they are not encoded
-        if request.HasField("shared_memory"):
-            raise refuse("shared_memory")
-        name = MagName.parse(request.name)
-        box, facts, cost = await self._storage.check_read(name, from_proto.optional_box(request))
-        voxels = facts.header.voxels
-        self._count(voxels.nbytes(box))
-        header = _header(voxels)
-        if box.is_empty:
-            header.box.CopyFrom(to_proto.box(box))
-            header.revision.CopyFrom(to_proto.revision(facts.revision))
-            self._flight.land(_Result(index, header, None, None, None))
+        header = await ReadHeader.of(self._storage, request)
+        self._count(header)
+        if header.box.is_empty:
+            self._flight.land(_Result(index, header.response(header.box, header.revision), None, None, None))
             return
-        lease = await self._storage.budget.lease(cost)
+        lease = await self._storage.budget.lease(header.cost)
         try:
-            outcome = await self._storage.begin_read(name, box, lease)
+            outcome = await self._storage.begin_read(header.name, header.box, lease)
         except BaseException:
             lease.release()
             raise
@@ -168,9 +153,8 @@ class _Reads:
             error = asyncio.CancelledError() if done.cancelled() else done.exception()
             if error is None:
                 result = done.result()
-                header.box.CopyFrom(to_proto.box(result.box))
-                header.revision.CopyFrom(to_proto.revision(result.revision))
-                self._flight.land(_Result(index, header, result.data, lease, None))
+                response = header.response(result.box, result.revision)
+                self._flight.land(_Result(index, response, result.data, lease, None))
                 return
             lease.release()
             if isinstance(error, MagdError):
@@ -180,26 +164,10 @@ class _Reads:
 
         outcome.add_done_callback(land)
 
-    def _count(self, size_bytes: int) -> None:
-        if self._limit_bytes is None:
-            return
-        if size_bytes + _HEADER_BYTES > self._limit_bytes:
-            raise InvalidRequest(
-                f"the answer to the batch would be larger than {MAX_ANSWER_BYTES} bytes: ask for this box in another "
-                "batch, or by ReadBoxes",
-                reason=Reason.BOX_TOO_LARGE,
-                metadata={"field": "box", "value": size_bytes, "limit": MAX_ANSWER_BYTES},
-            )
-        self._limit_bytes -= size_bytes + _HEADER_BYTES
-
-
-def _header(voxels: VoxelFormat) -> volume_pb2.ReadBoxResponse:
-    return volume_pb2.ReadBoxResponse(
-        data_type=DATA_TYPES[voxels.dtype.name],
-        num_channels=voxels.num_channels,
-        order=types_pb2.ORDER_FORTRAN,
-        encoding=types_pb2.ENCODING_RAW,
-    )
+    def _count(self, header: ReadHeader) -> None:
+        if self._limit_bytes is not None:
+            header.require_room(self._limit_bytes)
+            self._limit_bytes -= header.answer_bytes
 
 
 def _whole(result: _Result) -> ReadBoxesFrame:

@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from magd.errors import MagdError, Reason, Unavailable
-from magd.framing import WriteBoxesFrame, WriteFrame
 from magd.rpc import to_proto
 from magd.rpc.admission import Pace
 from magd.rpc.box_headers import WriteHeader
 from magd.rpc.errors import box_error
 from magd.rpc.flight import Flight, Incoming
 from magd.rpc.from_proto import invalid, refuse
+from magd.rpc.one_box import write_one_box
 from magd.rpc.parts import PART_FIELDS, decoded, flat, length_mismatch
 from magd.v1 import volume_pb2
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from magd.acknowledgement import Acknowledgement
     from magd.actors.budget import Lease
     from magd.actors.storage import Storage
-    from magd.framing import Bytes
+    from magd.framing import Bytes, WriteBatchFrame, WriteBoxesFrame, WriteFrame
     from magd.rpc.admission import EdgeConfig
     from magd.voxels import VoxelArray
 
@@ -62,18 +62,20 @@ async def write_boxes(
 
 
 async def write_box_batch(
-    storage: Storage, config: EdgeConfig, request: volume_pb2.WriteBoxBatchRequest
+    storage: Storage, config: EdgeConfig, batch: WriteBatchFrame
 ) -> volume_pb2.WriteBoxBatchResponse:
     """Write the boxes of one message. Outcomes in their order."""
+    if len(batch.boxes) == 1:
+        return volume_pb2.WriteBoxBatchResponse(results=[await write_one_box(storage, batch.boxes[0])])
     flight = Flight[volume_pb2.WriteBoxesResponse]()
     writes = _Writes(storage, config, flight)
     results: dict[int, volume_pb2.WriteBoxesResponse] = {}
     async with aclosing(writes), flight:
-        flight.feed(writes.read_all(request.boxes))
+        flight.feed(writes.read_all(batch.boxes))
         while landed := await flight.landed():
             results.update((response.index, response) for response in landed)
             flight.leave(len(landed))
-    return volume_pb2.WriteBoxBatchResponse(results=[results[index] for index in range(len(request.boxes))])
+    return volume_pb2.WriteBoxBatchResponse(results=[results[index] for index in range(len(batch.boxes))])
 
 
 class _Writes:
@@ -105,10 +107,10 @@ class _Writes:
             incoming.pace = self._half.pace if self._half is not None else None
         self._end_half()
 
-    async def read_all(self, boxes: Sequence[volume_pb2.WriteBoxRequest]) -> None:
+    async def read_all(self, boxes: Sequence[WriteFrame]) -> None:
         """Take boxes that are whole, numbered as they stand."""
         for index, box in enumerate(boxes):
-            await self._begin(index, WriteFrame(box, box.data))
+            await self._begin(index, box)
             self._end_half()
 
     async def _take(self, index: int, frame: WriteFrame) -> None:

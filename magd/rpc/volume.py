@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     from magd.actors.budget import Lease
     from magd.actors.storage import Storage
-    from magd.framing import ReadBatchFrame, ReadBoxesFrame, WriteBoxesFrame, WriteFrame
+    from magd.framing import ReadBatchFrame, ReadBoxesFrame, WriteBatchFrame, WriteBoxesFrame, WriteFrame
     from magd.geometry import Box
     from magd.rpc.interceptors import Context
 
@@ -144,9 +144,7 @@ class VolumeService:
         while (slab := await asyncio.to_thread(next, turned, None)) is not None:
             yield Slab(slab, result.revision)
 
-    async def WriteBoxBatch(
-        self, request: volume_pb2.WriteBoxBatchRequest, context: Context
-    ) -> volume_pb2.WriteBoxBatchResponse:
+    async def WriteBoxBatch(self, request: WriteBatchFrame, context: Context) -> volume_pb2.WriteBoxBatchResponse:
         """Write the boxes of one message."""
         return await write_box_batch(self._storage, self._config, request)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import grpc
 from google.protobuf.message_factory import GetMessageClass
 
-from magd.framing import ReadBatchFrame, ReadBoxesFrame, ReadFrame, WriteBoxesFrame, WriteFrame
+from magd.framing import ReadBatchFrame, ReadBoxesFrame, ReadFrame, WriteBatchFrame, WriteBoxesFrame, WriteFrame
 from magd.v1 import volume_pb2
 
 if TYPE_CHECKING:
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 Parser: TypeAlias = Callable[[bytes], Any]
 Serializer: TypeAlias = Callable[[Any], bytes]
 
-FRAMED_REQUESTS: Final[dict[str, Parser]] = {"WriteBox": WriteFrame.decode, "WriteBoxes": WriteBoxesFrame.decode}
+FRAMED_REQUESTS: Final[dict[str, Parser]] = {
+    "WriteBox": WriteFrame.decode,
+    "WriteBoxes": WriteBoxesFrame.decode,
+    "WriteBoxBatch": WriteBatchFrame.decode,
+}
 """Methods whose requests carry voxels."""
 FRAMED_RESPONSES: Final[dict[str, Serializer]] = {
     "ReadBox": ReadFrame.encode,

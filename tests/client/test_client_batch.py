@@ -241,8 +241,8 @@ def test_boxes_without_an_outcome_are_sent_again_with_the_same_ids(
             response.results[2].error.CopyFrom(BoxError(code=8, reason="BUSY", retry_delay_ms=1, message="busy"))
         return response
 
-    monkeypatch.setattr(transport, "unary", unary)
     before = mag.write(tile(1, 1, 1)).revision.counter
+    monkeypatch.setattr(transport, "unary", unary)
     with mag.batch() as batch:
         outcomes = [batch.write(tile(4, 4, 4), (x, 0, 0)) for x in (0, 8, 16, 24)]
     ids = [outcome.request_id for outcome in outcomes]

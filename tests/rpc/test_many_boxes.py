@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from magd.errors import Busy, DataLoss, Reason
 from magd.rpc.admission import EdgeConfig
+from magd.rpc.box_headers import MAX_ANSWER_BYTES
+from magd.rpc.errors import box_error
 from magd.rpc.flight import MAX_BOXES_IN_FLIGHT
-from magd.rpc.many_reads import MAX_ANSWER_BYTES
 from magd.v1 import maintenance_pb2, types_pb2
 from magd.v1.volume_pb2 import (
+    BOUNDS_REJECT,
     ReadBoxBatchRequest,
     ReadBoxesRequest,
     ReadBoxesResponse,
@@ -299,6 +301,58 @@ async def test_a_batch_of_writes_gives_outcomes_in_its_order() -> None:
         assert not (await volume_stub(channel).WriteBoxBatch(WriteBoxBatchRequest())).results
 
 
+DATA = tile(4, 4, 4)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        write((1, 2, 3), DATA),
+        write((1, 2, 3), DATA, data=b"1"),
+        write((1, 2, 3), DATA, data=as_bytes(DATA) + b"1"),
+        write((1, 2, 3), DATA, data=b""),
+        write((1, 2, 3), DATA, order=types_pb2.ORDER_C),
+        write((1, 2, 3), DATA, encoding=types_pb2.ENCODING_LZ4),
+        write((1, 2, 3), DATA, encoding=types_pb2.ENCODING_LZ4, decoded_size=64),
+        write((1, 2, 3), DATA, decoded_size=64),
+        write((1, 2, 3), DATA, name="nonsense"),
+        write((1, 2, 3), DATA, data_type=types_pb2.DATA_TYPE_UINT16),
+        write((1, 2, 3), DATA, num_channels=2),
+        write((-1, 2, 3), DATA),
+        write((1, 2, 3), DATA, request_id="\n"),
+        write((1, 2, 3), DATA, bounds=BOUNDS_REJECT),
+        write((1, 2, 3), DATA, crc32c=1),
+        write((1, 2, 3), DATA, shared_memory={"region": "none"}),
+        WriteBoxRequest(),
+    ],
+)
+async def test_a_box_that_is_alone_in_its_batch_gets_what_one_of_several_gets(box: WriteBoxRequest) -> None:
+    async with fake_server() as (storage, channel):
+        stub = volume_stub(channel)
+        (alone,) = (await stub.WriteBoxBatch(WriteBoxBatchRequest(boxes=[box]))).results
+        corner = storage.data[:, :16, :16, :16]
+        written, corner[...] = corner.copy(), 0
+        one, _ = (await stub.WriteBoxBatch(WriteBoxBatchRequest(boxes=[box, write((99, 99, 99), DATA)]))).results
+        assert (written == corner).all()
+        assert written.any() == alone.HasField("acknowledgement")
+        assert alone.WhichOneof("outcome") == one.WhichOneof("outcome")
+        if alone.HasField("error"):
+            assert alone.error.message.replace("at least ", "") == one.error.message.replace("at least ", "")
+            for error in (alone.error, one.error):
+                error.message = ""
+            assert alone.error == one.error
+        assert storage.budget.used_bytes == 0
+
+
+async def test_the_failure_of_the_work_is_the_outcome_of_a_box_that_is_alone() -> None:
+    async with fake_server() as (storage, channel):
+        for error in (Busy("full", retry_after=1.5), DataLoss("broken", metadata={"file": "x"})):
+            storage.fail_write = error
+            response = await volume_stub(channel).WriteBoxBatch(WriteBoxBatchRequest(boxes=[write((0, 0, 0), DATA)]))
+            assert response.results[0].error == box_error(error)
+        assert storage.budget.used_bytes == 0
+
+
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
@@ -357,6 +411,28 @@ async def test_a_batch_of_reads_gives_results_in_its_order_and_refuses_what_is_t
         assert [result.error.reason for result in response.results] == ["", "", "BOX_TOO_LARGE", ""]
         assert response.results[3].box.data == as_bytes(storage.data[0, 3:8, 3:8, 3:8])
         assert response.results[1].box.data == as_bytes(storage.data[0, 1:101, 1:101, 1:101])
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        read((1, 2, 3), (20, 30, 40)),
+        ReadBoxRequest(name=NAME),
+        read((1, 2, 3), (20, 30, 40), name="nonsense"),
+        read((1, 2, 3), (0, 30, 40)),
+        read((1, 2, 3), (20, 30, 40), order=types_pb2.ORDER_C),
+        read((1, 2, 3), (20, 30, 40), shared_memory={"region": "none"}),
+        read((0, 0, 0), (200, 200, 200)),
+    ],
+)
+async def test_a_box_that_is_read_alone_in_its_batch_gets_what_one_of_several_gets(box: ReadBoxRequest) -> None:
+    async with fake_server() as (storage, channel):
+        storage.data[0, :100, :100, :100] = tile(100, 100, 100)
+        stub = volume_stub(channel)
+        (alone,) = (await stub.ReadBoxBatch(ReadBoxBatchRequest(boxes=[box]))).results
+        one, _ = (await stub.ReadBoxBatch(ReadBoxBatchRequest(boxes=[box, read((0, 0, 0), (1, 1, 1))]))).results
+        assert alone == one
+        assert storage.budget.used_bytes == 0
 
 
 async def test_an_empty_batch_and_an_empty_stream_are_nothing() -> None:

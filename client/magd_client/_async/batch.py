@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 from magd.acknowledgement import Acknowledgement
 from magd.box_index import BoxIndex
 from magd.errors import MagdError, TooSlow, Unavailable
-from magd.framing import ReadFrame, WriteBatchFrame, WriteFrame
+from magd.framing import ReadBoxesFrame, WriteBatchFrame, WriteFrame
 from magd.geometry import ORIGIN, Box, Vec3Like
 from magd.v1 import types_pb2, volume_pb2
 from magd.voxels import VoxelArray
@@ -32,7 +32,7 @@ from magd_client.defaults import check_inside, check_possible, vec3_of
 from magd_client.outcome import Outcome
 from magd_client.progress import Meter
 from magd_client.retry import bulk_timeout, is_transient
-from magd_client.status import error_of
+from magd_client.status import error_of_box
 from magd_client.transfer import Account, Filling
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class _Group:
 
 
 ItemT = TypeVar("ItemT", _Write, _Read)
-ResultT = TypeVar("ResultT", volume_pb2.WriteBoxesResponse, volume_pb2.ReadBoxesResponse)
+ResultT = TypeVar("ResultT", volume_pb2.WriteBoxesResponse, ReadBoxesFrame)
 
 
 class Batch:
@@ -297,6 +297,8 @@ class Batch:
             return response.results
 
         def take(write: _Write, result: volume_pb2.WriteBoxesResponse) -> None:
+            if result.HasField("error"):
+                raise error_of_box(result.error)
             write.outcome.succeed(answers.acknowledgement(result.acknowledgement))
 
         await self._carry(group.writes, call, take, group.size_bytes)
@@ -304,15 +306,17 @@ class Batch:
     async def _read_group(self, group: _Group) -> None:
         target, _ = self._opened()
 
-        async def call(reads: list[_Read], seconds: float) -> Sequence[volume_pb2.ReadBoxesResponse]:
+        async def call(reads: list[_Read], seconds: float) -> Sequence[ReadBoxesFrame]:
             request = volume_pb2.ReadBoxBatchRequest(boxes=[read.request for read in reads])
             response = await target.connection.transport.unary(methods.READ_BOX_BATCH, request, seconds)
             return response.results
 
-        def take(read: _Read, result: volume_pb2.ReadBoxesResponse) -> None:
+        def take(read: _Read, result: ReadBoxesFrame) -> None:
+            if isinstance(result.outcome, volume_pb2.BoxError):
+                raise error_of_box(result.outcome)
             array = target.voxels.empty(read.outcome.box.size)
             filling = Filling(array, target.voxels, Account(Meter(array.nbytes, None)))
-            filling.receive(ReadFrame(result.box, result.box.data))
+            filling.receive(result.outcome)
             filling.finish()
             read.outcome.succeed(array)
 
@@ -328,7 +332,7 @@ class Batch:
         """Make calls until each box has its outcome.
 
         :param call: gets boxes and the seconds it has; returns what the daemon says of each
-        :param take: gets a box, and what the daemon says of it unless that is an error
+        :param take: gets a box, and what the daemon says of it; raises its error
         """
         connection = self._opened()[0].connection
         waiting = items
@@ -344,8 +348,6 @@ class Batch:
             last: MagdError | None = None
             for item, result in zip(asked, results, strict=True):
                 try:
-                    if result.HasField("error"):
-                        raise _error_of_box(result.error)
                     take(item, result)
                 except MagdError as error:
                     if is_transient(error):
@@ -475,11 +477,6 @@ class _Window(Generic[T]):
             outcome, size_bytes = self._outcomes.popleft()
             self._size_bytes -= size_bytes
             yield outcome
-
-
-def _error_of_box(error: volume_pb2.BoxError) -> MagdError:
-    retry_after = error.retry_delay_ms / 1000 if error.retry_delay_ms else None
-    return error_of(error.code, error.reason, error.message, dict(error.metadata), retry_after)
 
 
 def _of_box(error: MagdError, outcome: Outcome[Any]) -> MagdError:

@@ -2,6 +2,9 @@
 
 A box of at most `max_box_bytes` is one call: atomic, whatever its size. A larger one is cut into pieces along
 cube files; several are under way at a time, each atomic alone.
+
+A box that fits into one message is a batch of one: for that gRPC needs no stream, which costs both ends much. A daemon
+that does not say it is fast at that gets it in a stream, too.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from magd.acknowledgement import Acknowledgement
 from magd.errors import MagdError, TooSlow, Unavailable
+from magd.framing import WriteBatchFrame
 from magd.memory_order import slabs
 from magd.v1 import types_pb2, volume_pb2
 from magd_client import answers, arrays, convert, methods
@@ -20,12 +24,14 @@ from magd_client.defaults import check_possible
 from magd_client.pieces import PIECES_IN_FLIGHT, pieces
 from magd_client.progress import Meter, ProgressLike, show_progress
 from magd_client.retry import Deadline, bulk_timeout
+from magd_client.status import error_of_box
 from magd_client.transfer import Account, Filling, is_region_refused, part_of, piece_id, shared_frames, write_frames
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from magd.acknowledgement import Durability, Revision
+    from magd.framing import ReadFrame, WriteFrame
     from magd.geometry import Box
     from magd.voxels import VoxelArray, VoxelFormat
     from magd_client.regions import Region
@@ -171,6 +177,7 @@ async def _write_piece(
 ) -> Acknowledgement:
     """Write a box that is not too large, with retries."""
     is_encoded = await target.connection.compresses_parts()
+    is_alone = data.nbytes <= arrays.PART_BYTES and await target.connection.batches_one_box()
     header = write_header(target, box, request_id, options, is_encoded=is_encoded)
 
     async def send(seconds: float, region: Region | None) -> volume_pb2.WriteBoxResponse:
@@ -178,6 +185,10 @@ async def _write_piece(
         turned = slabs(data, target.voxels)
         if region is None:
             frames = write_frames(header, arrays.parts(turned), data.nbytes)
+            if is_alone:
+                response = await _write_alone(target.connection, next(frames), seconds)
+                account.complete(data.nbytes)
+                return response
         else:
             frames = shared_frames(header, turned, region)
         try:
@@ -199,6 +210,8 @@ async def _write_piece(
 async def _read_piece(target: Target, box: Box, into: VoxelArray, deadline: Deadline, meter: Meter) -> None:
     """Read a box that is not too large, with retries."""
     is_encoded = await target.connection.compresses_parts()
+    # The boxes of batches are read as they are.
+    is_alone = into.nbytes <= arrays.PART_BYTES and not is_encoded and await target.connection.batches_one_box()
 
     async def receive(seconds: float, region: Region | None) -> None:
         request = volume_pb2.ReadBoxRequest(
@@ -211,7 +224,10 @@ async def _read_piece(target: Target, box: Box, into: VoxelArray, deadline: Dead
         account = Account(meter)
         filling = Filling(into, target.voxels, account, region)
         try:
-            await target.connection.transport.download(methods.READ_BOX, request, seconds, filling.receive)
+            if is_alone:
+                filling.receive(await _read_alone(target.connection, request, seconds))
+            else:
+                await target.connection.transport.download(methods.READ_BOX, request, seconds, filling.receive)
             filling.finish()
         except BaseException:
             account.take_back()
@@ -219,6 +235,24 @@ async def _read_piece(target: Target, box: Box, into: VoxelArray, deadline: Dead
 
     shareable = 0 if is_encoded else await target.connection.shareable_bytes(into.nbytes)
     await _transfer(target.connection, receive, shareable, deadline)
+
+
+async def _write_alone(connection: Connection, frame: WriteFrame, seconds: float) -> volume_pb2.WriteBoxResponse:
+    """Write a box that is whole in one message."""
+    response = await connection.transport.unary(methods.WRITE_BOX_BATCH, WriteBatchFrame((frame,)), seconds)
+    (result,) = response.results
+    if result.HasField("error"):
+        raise error_of_box(result.error)
+    return result.acknowledgement
+
+
+async def _read_alone(connection: Connection, request: volume_pb2.ReadBoxRequest, seconds: float) -> ReadFrame:
+    """Read a box that is whole in one message."""
+    batch = volume_pb2.ReadBoxBatchRequest(boxes=(request,))
+    (result,) = (await connection.transport.unary(methods.READ_BOX_BATCH, batch, seconds)).results
+    if isinstance(result.outcome, volume_pb2.BoxError):
+        raise error_of_box(result.outcome)
+    return result.outcome
 
 
 async def _transfer(

@@ -144,6 +144,10 @@ class Connection:
         wanted = encoding == "lz4" or (encoding == "auto" and not self.address.is_on_this_machine)
         return wanted and "lz4" in (self._known_server_info()).capabilities
 
+    def batches_one_box(self) -> bool:
+        """Whether a box that fits into one message is written and read fastest as a batch of one."""
+        return "one_box" in (self._known_server_info()).capabilities
+
     def shareable_bytes(self, size_bytes: int) -> int:
         """How many bytes of a box may go through shared memory; 0: none."""
         if not (self.settings.shared_memory and self.address.is_unix_socket and size_bytes >= SHARED_BYTES):
