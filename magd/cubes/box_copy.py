@@ -39,6 +39,10 @@ FAST_ROW_BYTES: Final = 32
 """Rows that `numpy.take` moves faster than others."""
 
 
+MOST_KEPT_LINES: Final = 1 << 10
+"""Of boxes with so many rows along x, the order is kept as it is needed."""
+
+
 class BoxCopy:
     """A box in memory, and the blocks that it touches in one cube file. Several threads may use it.
 
@@ -79,17 +83,19 @@ class BoxCopy:
         """Copy from blocks into the box; of those at its border, what lies in it."""
         row, shape = self._row, group.moves.shape
         rows = self._rows[group.in_box]
+        planes, lines, size = rows.shape
         z, y, x = group.in_blocks
-        order = _order_in_box(shape, self._length)[z, y]
+        kept = _kept_order if planes * lines <= MOST_KEPT_LINES else _part_of_order
+        order = kept(shape, self._length, z.start, z.stop, y.start, y.stop)
         items = blocks[: group.moves.memory_bytes].reshape(-1, row)
         if not group.is_cut_along_x and rows.flags.c_contiguous:
-            items.take(order.reshape(-1), 0, rows.reshape(-1, row), "clip")
+            items.take(order, 0, rows.reshape(-1, row), "clip")
             return
         memory = scratch.take(order.size * row)
         canvas = memory.array[: order.size * row]
-        items.take(order.reshape(-1), 0, canvas.reshape(-1, row), "clip")
-        item = _item(rows.shape[2])
-        rows.view(item)[...] = canvas.reshape(*order.shape[:2], -1)[:, :, x].view(item)
+        items.take(order, 0, canvas.reshape(-1, row), "clip")
+        item = _item(size)
+        rows.view(item)[...] = canvas.reshape(planes, lines, -1)[:, :, x].view(item)
         scratch.give_back(memory)
 
     def from_box(self, group: Group, blocks: Blocks) -> None:
@@ -130,6 +136,14 @@ def _order_in_box(shape: Triple, length: int) -> Order:
     rows = np.arange(planes * height * width * length, dtype=np.intp)
     in_space = rows.reshape(height, width, planes, length).transpose(2, 0, 3, 1)
     return in_space.reshape(planes, height * length, width)
+
+
+def _part_of_order(shape: Triple, length: int, z: int, z_end: int, y: int, y_end: int) -> Order:
+    """The same for a part of them, in one row."""
+    return _order_in_box(shape, length)[z:z_end, y:y_end].reshape(-1)
+
+
+_kept_order = lru_cache(maxsize=256)(_part_of_order)
 
 
 @lru_cache(maxsize=32)
