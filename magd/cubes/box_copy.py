@@ -117,12 +117,13 @@ class BoxCopy:
             return
         planes, height, width = group.moves.shape
         columns = in_memory.reshape(height, width, planes, self._length, row)
-        for in_blocks, in_box in group.regions:
-            target = columns[in_blocks]
-            high, wide, _, lines, size = target.shape
-            item = _item(size)
-            source = rows[in_box].view(item).reshape(planes, high, lines, wide)
-            target.view(item)[..., 0] = source.transpose(1, 3, 0, 2)
+        for blocks_y, lines, in_box_y in group.along_y:
+            for blocks_x, in_row, in_box_x in group.along_x:
+                target = columns[blocks_y, blocks_x, :, lines, in_row]
+                item = _item(target.shape[4])
+                source = rows[:, in_box_y, in_box_x].view(item)
+                source = source.reshape(planes, target.shape[0], target.shape[3], target.shape[1])
+                target.view(item)[..., 0] = source.transpose(1, 3, 0, 2)
 
 
 @lru_cache(maxsize=32)

@@ -21,6 +21,7 @@ Users' boxes mostly lie on a grid of their own, so that the same few plans come 
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from magd.cubes import scratch
@@ -48,20 +49,9 @@ MOST_KEPT_LENGTHS: Final = 4
 """Plans of boxes that are so many blocks long are kept."""
 
 
-_ALL: Final = slice(None)
-
-
-class Transfer(NamedTuple):
-    """What one system call moves.
-
-    :ivar offset: where it starts in the file, in bytes from the first block of the group
-    :ivar size: its bytes
-    :ivar pieces: [start, end) of the bytes in memory, in the order of the file
-    """
-
-    offset: int
-    size: int
-    pieces: tuple[tuple[int, int], ...]
+Transfer: TypeAlias = tuple[int, int, tuple[tuple[int, int], ...]]
+"""What one system call moves: where it starts in the file, in bytes from the first block of the group; its bytes; and
+[start, end) of the pieces in memory, in the order of the file."""
 
 
 class Decoded(NamedTuple):
@@ -81,7 +71,6 @@ class Moves(NamedTuple):
     """How the blocks of a group come from the file into memory and back, wherever it lies in the file.
 
     :ivar shape: planes along z in memory; blocks along y and x
-    :ivar first_plane: how many planes of the first blocks are left out
     :ivar memory_bytes: of the blocks; and of gaps that are read, behind them
     :ivar reads: all that is read before the box is filled, or before it is laid over: only what it leaves as it is
     :ivar writes: all that is written
@@ -89,7 +78,6 @@ class Moves(NamedTuple):
     """
 
     shape: Triple
-    first_plane: int
     memory_bytes: int
     gap_bytes: int
     reads: tuple[Transfer, ...]
@@ -97,15 +85,9 @@ class Moves(NamedTuple):
     decoded: tuple[Decoded, ...]
 
 
-class Region(NamedTuple):
-    """Voxels of a group that lie alike in neighbouring blocks.
-
-    :ivar in_blocks: columns of blocks along y and x; all planes; rows, and bytes along x, of each block
-    :ivar in_box: all planes; rows, and bytes along x, of what the group has of the box
-    """
-
-    in_blocks: tuple[slice, slice, slice, slice, slice]
-    in_box: tuple[slice, slice, slice]
+Region: TypeAlias = tuple[slice, slice, slice]
+"""Along one axis, neighbouring blocks in which a box lies alike: which they are; where it lies in each of them; and
+where these lie in what the group has of the box."""
 
 
 class Group(NamedTuple):
@@ -115,7 +97,7 @@ class Group(NamedTuple):
     :ivar in_box: the part of the box that lies in them, (z, y, bytes along x)
     :ivar in_blocks: the same, from the first voxel that is in memory
     :ivar is_cut_along_x: whether they have voxels beyond the box along x; and along any axis
-    :ivar regions: all of that part; none if nothing is written
+    :ivar along_y, along_x: all of that part
     """
 
     first: int
@@ -124,7 +106,8 @@ class Group(NamedTuple):
     in_blocks: tuple[slice, slice, slice]
     is_cut_along_x: bool
     is_cut: bool
-    regions: tuple[Region, ...]
+    along_y: tuple[Region, ...]
+    along_x: tuple[Region, ...]
 
 
 def plan(purpose: Purpose, length: int, voxel: int, start: Triple, size: Triple) -> tuple[Group, ...]:
@@ -202,65 +185,84 @@ def _group(
     :param steps: the blocks of the group along each axis, counted from there
     :param in_first: where the box starts in the first block, in voxels
     """
-    z, y, x = (
-        _common(start * length, end * length, inside, inside + count)
-        for (start, end), inside, count in zip(steps, in_first, size, strict=True)
-    )
-    corners = [at + start for at, (start, _) in zip(first, steps, strict=True)]
-    counts = [end - start for start, end in steps]
-    spread = [spread_bits(corner, 1)[0] for corner in corners]
-    like = (_alike(corners[0], counts[0]), _alike(corners[1], counts[1]), _alike(corners[2], counts[2]))
-    end_y, end_x = counts[1] * length, counts[2] * length
-    is_write = purpose == "write"
+    (z_start, z_end), (y_start, y_end), (x_start, x_end) = steps
+    z = _axis(length, 1, z_start, z_end, in_first[0], size[0])
+    y = _axis(length, 1, y_start, y_end, in_first[1], size[1])
+    x = _axis(length, voxel, x_start, x_end, in_first[2], size[2])
+    corner_z, corner_y, corner_x = first[0] + z_start, first[1] + y_start, first[2] + x_start
+    blocks = (z_end - z_start, y_end - y_start, x_end - x_start)
     moves = _moves(
-        purpose, length, voxel, like, (counts[0], counts[1], counts[2]), z,
-        (is_write and y[0] > 0, is_write and y[1] < end_y), (is_write and x[0] > 0, is_write and x[1] < end_x),
-    )  # fmt: skip
-    in_box = [
-        slice(start * length + inner[0] - inside, start * length + inner[1] - inside)
-        for (start, _), inner, inside in zip(steps, (z, y, x), in_first, strict=True)
-    ]
-    is_cut_along_x = x != (0, end_x)
-    is_cut = is_cut_along_x or y != (0, end_y) or z[1] - z[0] != moves.shape[0]
-    in_bytes = x[0] * voxel, x[1] * voxel
+        purpose,
+        length,
+        voxel,
+        (_alike(corner_z, blocks[0]), _alike(corner_y, blocks[1]), _alike(corner_x, blocks[2])),
+        blocks,
+        (z.in_blocks.start, z.in_blocks.stop),
+        y.is_cut if purpose == "write" else _NOT_CUT,
+        x.is_cut if purpose == "write" else _NOT_CUT,
+    )
+    planes = z.in_blocks if purpose == "decode" else slice(0, moves.shape[0])
+    is_cut_along_x = x.is_cut != _NOT_CUT
     return Group(
-        spread[0] << 2 | spread[1] << 1 | spread[2],
+        spread_bits(corner_z, 1)[0] << 2 | spread_bits(corner_y, 1)[0] << 1 | spread_bits(corner_x, 1)[0],
         moves,
-        (in_box[0], in_box[1], slice(in_box[2].start * voxel, in_box[2].stop * voxel)),
-        (slice(z[0] - moves.first_plane, z[1] - moves.first_plane), slice(*y), slice(*in_bytes)),
+        (z.in_box, y.in_box, x.in_box),
+        (planes, y.in_blocks, x.in_blocks),
         is_cut_along_x,
-        is_cut,
-        tuple(
-            Region((blocks_y, blocks_x, _ALL, rows, in_row), (_ALL, box_y, box_x))
-            for blocks_y, rows, box_y in _alike_in_blocks(y, length)
-            for blocks_x, in_row, box_x in _alike_in_blocks(in_bytes, length * voxel)
-        )
-        if is_write
-        else (),
+        is_cut_along_x or y.is_cut != _NOT_CUT or planes.stop - planes.start != moves.shape[0],
+        y.regions,
+        x.regions,
     )
 
 
-def _alike_in_blocks(common: tuple[int, int], length: int) -> list[tuple[slice, slice, slice]]:
-    """Cut what a group and a box share along one axis where it begins to lie otherwise in its block: after the first
-    one, and before the last.
+class _Axis(NamedTuple):
+    """How a box and the blocks of a group lie along one axis.
 
-    :return: blocks, what is shared in each of them, and the same in the box
+    :ivar in_box: what of the box lies in them
+    :ivar in_blocks: the same, from the first voxel of the blocks
+    :ivar is_cut: whether the blocks have voxels before the box, and after it
     """
-    start, end = common
-    last = (end - 1) // length
-    if last == 0:
-        return [(slice(0, 1), slice(start, end), slice(0, end - start))]
-    border = length - start, last * length - start
-    found = [(slice(0, 1), slice(start, length), slice(0, border[0]))]
-    if last > 1:
-        found.append((slice(1, last), slice(0, length), slice(*border)))
-    found.append((slice(last, last + 1), slice(0, end - last * length), slice(border[1], end - start)))
-    return found
+
+    in_box: slice
+    in_blocks: slice
+    is_cut: tuple[bool, bool]
+    regions: tuple[Region, ...]
 
 
-def _common(start: int, end: int, box_start: int, box_end: int) -> tuple[int, int]:
-    """What a group and a box share along one axis, counted from the start of the group."""
-    return max(box_start, start) - start, min(box_end, end) - start
+_NOT_CUT: Final = (False, False)
+
+
+@lru_cache(maxsize=4096)
+def _axis(length: int, unit: int, first: int, last: int, in_first: int, size: int) -> _Axis:
+    """One axis.
+
+    :param unit: what slices count, per voxel
+    :param first, last: the blocks from `first` up to, without, `last`, counted from the first that the box touches
+    :param in_first: where the box starts in that one, in voxels
+    :param size: of the box
+    """
+    corner = first * length
+    start, end = max(in_first - corner, 0), min(in_first + size - corner, (last - first) * length)
+    # From a border on, blocks lie otherwise to the box than those before it: the first and the last one may be cut.
+    borders = {start, end}
+    if start:
+        borders.add(min(length, end))
+    if end % length:
+        borders.add(max(end - end % length, start))
+    regions = tuple(
+        (
+            slice(low // length, -(-high // length)),
+            slice(low % length * unit, ((high - 1) % length + 1) * unit),
+            slice((low - start) * unit, (high - start) * unit),
+        )
+        for low, high in pairwise(sorted(borders))
+    )
+    return _Axis(
+        slice((corner + start - in_first) * unit, (corner + end - in_first) * unit),
+        slice(start * unit, end * unit),
+        (start > 0, end < (last - first) * length),
+        regions,
+    )
 
 
 def _alike(first: int, count: int) -> int:
@@ -310,18 +312,16 @@ def _moves(
     writes: tuple[Transfer, ...] = ()
     old = spans
     if purpose == "write":
-        writes = _transfers(spans, 0, 0)
+        writes, _ = _transfers(spans, 0, 0)
         old = [span for span, (_, _, column) in zip(spans, in_order, strict=True) if column in cut_columns]
     memory_bytes = (planes[1] - planes[0]) * height * width * plane_bytes
     # What a column is read into may be the memory of the box, which has no room for gaps.
     most_gap = min(GAP_BYTES, max(0, scratch.KEPT_BYTES - memory_bytes)) if height * width > 1 else 0
-    reads = _transfers(old, most_gap, memory_bytes)
-    most_read = max((end for read in reads for _, end in read.pieces), default=0)
+    reads, gap_bytes = _transfers(old, most_gap, memory_bytes)
     return Moves(
         (planes[1] - planes[0], height, width),
-        planes[0],
         memory_bytes,
-        max(0, most_read - memory_bytes),
+        gap_bytes,
         reads,
         writes,
         tuple([
@@ -370,30 +370,32 @@ def _spans(
     ]
 
 
-def _transfers(spans: Iterable[tuple[int, int, int]], most_gap: int, gaps_at: int) -> tuple[Transfer, ...]:
+def _transfers(spans: Iterable[tuple[int, int, int]], most_gap: int, gaps_at: int) -> tuple[tuple[Transfer, ...], int]:
     """Join what lies together in the file.
 
     :param spans: as of `_spans`, ascending
     :param most_gap: bytes that may lie between them
     :param gaps_at: where in memory these go
+    :return: also the largest gap
     """
     transfers: list[Transfer] = []
     first = next_at = -1
+    gap_bytes = 0
     pieces: list[tuple[int, int]] = []
     for at, start, size in spans:
         gap = at - next_at
         if not pieces or gap > most_gap or len(pieces) >= MOST_PIECES:
             if pieces:
-                transfers.append(Transfer(first, next_at - first, tuple(pieces)))
+                transfers.append((first, next_at - first, tuple(pieces)))
             first, pieces = at, [(start, start + size)]
+        elif gap:
+            gap_bytes = max(gap_bytes, gap)
+            pieces += ((gaps_at, gaps_at + gap), (start, start + size))
+        elif pieces[-1][1] == start:
+            pieces[-1] = (pieces[-1][0], start + size)
         else:
-            if gap:
-                pieces.append((gaps_at, gaps_at + gap))
-            if pieces[-1][1] == start:
-                pieces[-1] = (pieces[-1][0], start + size)
-            else:
-                pieces.append((start, start + size))
+            pieces.append((start, start + size))
         next_at = at + size
     if pieces:
-        transfers.append(Transfer(first, next_at - first, tuple(pieces)))
-    return tuple(transfers)
+        transfers.append((first, next_at - first, tuple(pieces)))
+    return tuple(transfers), gap_bytes

@@ -138,23 +138,23 @@ def memory_of(copy: BoxCopy, group: Group) -> Bytes:
 
 def read(stored: Stored, group: Group, memory: Bytes) -> None:
     """Move from the file into memory."""
-    for transfer in group.moves.reads:
-        at = start = group.first * stored.shape[1] + transfer.offset
-        for first, last in transfer.pieces:
+    for offset, size, pieces in group.moves.reads:
+        at = start = group.first * stored.shape[1] + offset
+        for first, last in pieces:
             memory[first:last] = stored.reshape(-1)[at : at + last - first]
             at += last - first
-        assert at - start == transfer.size
+        assert at - start == size
 
 
 def write(stored: Stored, group: Group, memory: Bytes) -> set[int]:
     """Move from memory into the file. Gives the blocks that were written to."""
     blocks: set[int] = set()
-    for transfer in group.moves.writes:
-        at = start = group.first * stored.shape[1] + transfer.offset
-        for first, last in transfer.pieces:
+    for offset, size, pieces in group.moves.writes:
+        at = start = group.first * stored.shape[1] + offset
+        for first, last in pieces:
             stored.reshape(-1)[at : at + last - first] = memory[first:last]
             at += last - first
-        assert at - start == transfer.size
+        assert at - start == size
         blocks.update(range(start // stored.shape[1], (at - 1) // stored.shape[1] + 1))
     return blocks
 
@@ -171,7 +171,7 @@ def test_a_small_box_takes_few_system_calls_and_not_much_more_than_its_planes(
     # One plane, as of an image stack: nothing of the others is touched.
     (group,) = plan(purpose, 32, 1, (40, 64, 64), (1, 64, 64))
     assert group.moves.memory_bytes == 64 * 64
-    assert sum(transfer.size for transfer in group.moves.writes) == (64 * 64 if purpose == "write" else 0)
+    assert sum(size for _, size, _ in group.moves.writes) == (64 * 64 if purpose == "write" else 0)
     assert not group.moves.reads or purpose == "read"
 
 
