@@ -4,7 +4,8 @@
    woken. What was recovered from the journal is laid into it before any message is taken.
 2. A large box may have arrived in files that are laid out like cube files, its parts. When nothing that was committed
    before is on its way into the same cube files, these become the cube files. Then there is no second copy of its
-   voxels: the record is brought to the disk before.
+   voxels: the record is brought to the disk before, unless nothing was promised of the disk and the cube files are
+   missing.
 3. The flusher applies what is left. Once a box is in the cube files, its memory goes back to the budget, and who keeps
    the journal hears that its record is not needed any more.
 """
@@ -21,12 +22,13 @@ from magd.errors import MagdError
 from magd.journal.overlay import Entry, Overlay
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from magd.actors.budget import Lease
     from magd.actors.threads import Threads
     from magd.catalog.names import MagName
     from magd.cubes.mag_files import MagFiles
+    from magd.geometry import Box
     from magd.journal.journal import Journal
 
 log = structlog.get_logger(__name__)
@@ -125,25 +127,38 @@ class CommittedBoxes:
         }
         if not in_parts:
             return ()
-        if max(in_parts) > journal.durable:
+        # What is visible and not on the disk was not promised to be.
+        boxes = {number: entry.box for number, entry in in_parts.items() if number > journal.durable}
+        unsynced = await self._threads.run(self._without_cube_files, boxes)
+        if len(unsynced) < len(boxes):
             # When a part is a cube file there is no second copy of its voxels: they have to be on the disk before.
             try:
                 await self._sync_journal()
             except MagdError:
                 return ()
-        return await self._threads.run(self._link_parts, journal, in_parts)
+        return await self._threads.run(self._link_parts, journal, in_parts, unsynced)
+
+    def _without_cube_files(self, boxes: Mapping[int, Box]) -> set[int]:
+        """Of some boxes, those under which there is no cube file."""
+        try:
+            return {number for number, box in boxes.items() if not self.files.has_cube_files(box)}
+        except MagdError:
+            return set()  # who writes the boxes will say what is wrong
 
     def _is_first(self, entry: Entry) -> bool:
         """Whether no entry before touches one of its cube files."""
         around = entry.box.aligned_outward(self.files.header.cube_len)
         return self.overlay.touching(around)[0] is entry
 
-    def _link_parts(self, journal: Journal, in_parts: Mapping[int, Entry]) -> Sequence[Entry]:
+    def _link_parts(
+        self, journal: Journal, in_parts: Mapping[int, Entry], unsynced: Collection[int]
+    ) -> Sequence[Entry]:
         linked: list[Entry] = []
-        for number, paths in journal.link(in_parts.keys()).items():
+        for number, paths in journal.link(in_parts.keys(), unsynced=unsynced).items():
             entry = in_parts[number]
+            parts = [os.path.relpath(path, self._folder) for path in paths]
             try:
-                if self.files.link(entry.box, [os.path.relpath(path, self._folder) for path in paths]):
+                if self.files.link(entry.box, parts, synced=number not in unsynced):
                     linked.append(entry)
             except MagdError as error:
                 # It is tried again by writing the box.

@@ -506,5 +506,5 @@ def _begin_staging(folder: str | None, header: Header, box: Box, reserve_bytes: 
     except MagdError:
         return Staging(None, sync=sync)
     if can_become_cube_files(folder, header, box):
-        return PartStaging(folder, box, header)
+        return PartStaging(folder, box, header, sync=sync)
     return Staging(folder, sync=sync, expected_bytes=size_bytes)

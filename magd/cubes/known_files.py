@@ -124,10 +124,10 @@ class KnownFiles:
             self._handles.replaced(index, status)
 
     def link(self, path: str, index: Vec3, *, may_replace: bool) -> bool:
-        """Make a whole file that is on the disk a cube file. The name it has, it keeps.
+        """Make a whole file a cube file. The name it has, it keeps.
 
         :param path: relative to the folder of the mag
-        :param may_replace: it has all voxels of a cube file that is there
+        :param may_replace: it has all voxels of a cube file that is there, and is on the disk
         :return: False: there is a cube file already, and it must not be replaced
         :raises DiskFull, DataLoss, NotAllowed: as of `put_in_place`; MIXED_BLOCK_TYPES
         """

@@ -286,21 +286,40 @@ class MagFiles:
                 failed.update(number for number, _ in parts)
         return WrittenBoxes(_all_in_files([box for box, _ in writes], failed), first_error)
 
-    def link(self, box: Box, paths: Sequence[str]) -> bool:
+    def has_cube_files(self, box: Box) -> bool:
+        """Whether any cube file under a box exists.
+
+        :param box: in voxels of the mag
+        :raises DataLoss, NotAllowed, Busy: as of `read`
+        """
+        for index, _ in split_by_cube_file(box, self.header.cube_len):
+            handle = self._known.find(index)
+            if handle is not None:
+                handle.release()
+                return True
+        return False
+
+    def link(self, box: Box, paths: Sequence[str], *, synced: bool) -> bool:
         """Make files the cube files under a box, in a raw mag. The names they have, they keep. Cube files that are
         there are replaced.
 
         :param box: in voxels of the mag
         :param paths: relative to the folder of the mag, of whole cube files that hold the box and nothing else, in
-            (z, y, x) order; they are on the disk
+            (z, y, x) order
+        :param synced: they are on the disk. If not, no cube file is replaced, and they count as written just now
         :return: False: there is a cube file already that has other voxels too. Some of the others may be cube files now
         :raises DiskFull, DataLoss, NotAllowed: as of `write`; some may be cube files now
         """
         length = self.header.cube_len
-        return all(
-            self._known.link(path, index, may_replace=part == box_of_cube_file(index, length))
-            for (index, part), path in zip(split_by_cube_file(box, length), paths, strict=True)
-        )
+        for (index, part), path in zip(split_by_cube_file(box, length), paths, strict=True):
+            whole = part == box_of_cube_file(index, length)
+            self._unsynced.make_room()
+            if not self._known.link(path, index, may_replace=whole and synced):
+                return False
+            if not synced:
+                with self._known.make_raw(index) as handle:  # which is there
+                    self._unsynced.add_file(handle, self.header.voxels.nbytes(part))
+        return True
 
     def add_unsynced(self) -> None:
         """Count with blocks that a process which died wrote and did not sync: the next `sync` is one of the whole file

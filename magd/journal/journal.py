@@ -38,7 +38,8 @@ from magd.errors import MagdError, NotAllowed, Reason, Unavailable, from_os_erro
 from magd.geometry import BoundingBox
 from magd.journal.format import FileStart
 from magd.journal.journal_file import JournalFile, unknown
-from magd.journal.places import journal_folder, journal_path, linked_path
+from magd.journal.places import is_side_path, journal_folder, journal_path, linked_path, unsynced_path
+from magd.journal.spares import spares
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -192,10 +193,12 @@ class Journal:
         with self._changing:
             return number in self._in_parts
 
-    def link(self, numbers: Collection[int]) -> dict[int, tuple[str, ...]]:
+    def link(self, numbers: Collection[int], *, unsynced: Collection[int] = ()) -> dict[int, tuple[str, ...]]:
         """Allow the parts of records to become cube files, as far as the records are on the disk. When this returns
         that is on the disk too.
 
+        :param unsynced: records that need not be on the disk: they were promised to outlive the process, and their cube
+            files are missing. Nor is it then that it was allowed
         :return: by number, the paths of the parts, in the order of `parts.parts_of`. Records that are missing are to
             be written into the cube files
         """
@@ -204,16 +207,21 @@ class Journal:
                 found = {
                     number: stored.parts
                     for number in numbers
-                    if number <= self._durable and (stored := self._in_parts.get(number)) is not None
+                    if (number <= self._durable or number in unsynced)
+                    and (stored := self._in_parts.get(number)) is not None
                 }
+                synced = {number for number in found if number <= self._durable}
             if not found or self.broken:
                 return {}
             try:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
                 for number in found:
-                    os.close(os.open(linked_path(self._folder, number), flags, 0o666))
+                    mark = linked_path if number in synced else unsynced_path
+                    os.close(os.open(mark(self._folder, number), flags, 0o666))
             except OSError:
                 return {}  # a mark on parts that were not changed does no harm
+            if not synced:
+                return found
             try:
                 fsync_folder(self._folder)
             except OSError as error:
@@ -262,6 +270,8 @@ class Journal:
         if must_sync:
             self.sync()
         self._create_next(head, durable=self.durable, void=(), rewritten=(), count=0)
+        if head.closed:
+            spares.drop(self._folder)  # no large write is to come
         return self.old_files
 
     def rewrite(self, head: Head, in_memory: Mapping[int, WriteRecord], *, without: Collection[int] = ()) -> int:
@@ -366,6 +376,8 @@ class Journal:
         self._last_number = start.number + count
 
     def _remove(self, old: _OldFile) -> None:
+        # What was recovered may be read from its files still.
+        may_keep = old.file is not None and not self._current.start.head.closed
         with os_errors_of(old.path):
             unlink_if_there(old.path)
         if old.file is not None:  # not before: as long as it is there, a sync has to cover it
@@ -390,7 +402,10 @@ class Journal:
             self._set_durable(oldest)
         with os_errors_of(old.path):
             for path in old.side_paths:
-                unlink_if_there(path)
+                if may_keep and is_side_path(path):
+                    spares.keep(path)
+                else:
+                    unlink_if_there(path)
 
     def _set_durable(self, number: int) -> None:
         with self._changing:

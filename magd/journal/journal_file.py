@@ -40,7 +40,7 @@ from magd.journal.format import (
     voxel_bytes,
 )
 from magd.journal.parts import header_of
-from magd.journal.places import journal_path, linked_path, new_journal_path, part_path, side_path
+from magd.journal.places import journal_path, new_journal_path, part_path, side_path
 from magd.journal.records import WriteRecord, facts_of
 from magd.journal.scan import StoredWrite
 
@@ -151,11 +151,10 @@ class JournalFile:
             self._side_bytes += len(data)
         if place is Place.PARTS:
             parts = tuple(side.path for side in sides)
-            self.side_paths.append(linked_path(self._folder, number))
         with self._changing:
             self._is_dirty = True
             self._unsynced_sides += sides
-        return StoredWrite(
+        stored = StoredWrite(
             **facts_of(record),
             number=number,
             durable=durable,
@@ -167,6 +166,8 @@ class JournalFile:
             parts=parts,
             header=header_of(self.start.head.format) if parts else None,
         )
+        self.side_paths.extend(stored.mark_paths)
+        return stored
 
     def sync(self) -> None:
         """Bring every record to the disk whose `append` returned before this call.

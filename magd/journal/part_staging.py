@@ -2,8 +2,8 @@
 
 As `staging`, but that the voxels are brought into blocks: whenever layers of blocks along z are complete, they are
 written, by twos, as more blocks follow each other in the file then. What arrives comes in the order of the box, with z
-slowest. All of it goes to the disk as it comes, whatever the write is promised: it has to be there before a part can
-become a cube file.
+slowest. All of it goes to the disk as it comes, whatever the write is promised: a sync that follows finds little to do.
+Of a write that need not be on the disk, headers and lengths are synced before: see there.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ class PartStaging(Staging):
 
     :param box: in voxels of the mag
     :param header: of the mag, which is raw
+    :param sync: whether the box has to reach the disk. If not, the parts may become cube files without a sync
     """
 
-    def __init__(self, mag_folder: str, box: Box, header: Header) -> None:
+    def __init__(self, mag_folder: str, box: Box, header: Header, *, sync: bool) -> None:
         self._box: Final = box
         self._header: Final = header
         self._rows: Rows | None = None
@@ -47,6 +48,7 @@ class PartStaging(Staging):
         self._parts: Final = parts_of(box, header)
         self._files: Final[list[OpenCubeFile]] = []
         self._written_z = box.offset.z
+        self._is_promised: Final = sync
         super().__init__(mag_folder, sync=True, count=len(self._parts))
 
     @property
@@ -63,6 +65,8 @@ class PartStaging(Staging):
             raw.write_empty_file(fd, self._header, path)
             file = OpenCubeFile(fd, path, self._header.of_cube_file(), os.fstat(fd))
             allocate_blocks(file, in_cube_file(part, self._header))
+            if not self._is_promised:
+                os.fdatasync(fd)  # a cube file that a power loss leaves must have its header and its length
             self._files.append(file)
 
     def _write(self, data: memoryview) -> None:

@@ -9,7 +9,8 @@ A large box is written once where each cube file under it is missing, or lies wh
    crash. The checksum of the record is that of the voxels in their order in the box.
 3. A part becomes a cube file when the flusher comes to the box in the order of commits, if no box before it that is
    not in the cube files yet touches one of its cube files. Its record, and with it its parts, must be on the disk by
-   then: where a sync fails the parts are given up, and the record is written again from memory.
+   then: where a sync fails the parts are given up, and the record is written again from memory. See below for boxes
+   that need no sync.
 4. First the record is marked as linked, by an empty file in the journal's folder, and the folder is synced. From here
    on a part may have voxels that are newer than the record, and the checksum says nothing about it any more. Also, a
    mark says that all records up to this one are on the disk.
@@ -20,6 +21,14 @@ A large box is written once where each cube file under it is missing, or lies wh
    are removed with the journal file of the record, after the cube files and their names were synced.
 7. When records are applied again after a crash, those before one with parts leave out the cube files that this one
    covers: they would write into its part what is older, and it writes all of these voxels anyhow.
+
+A box that was promised to outlive the process only, and whose cube files are all missing, is not synced:
+
+1. Its parts are, before any voxel is in them: header and length. So whatever cube file a power loss leaves can be read.
+2. Its mark is another one, and nobody waits until it is on the disk. It says that the checksum means nothing, and
+   nothing else. It is made while no sync of the journal is under way: the next one, which may raise the record to DISK,
+   brings the mark to the disk before the record.
+3. When the parts have become cube files, these count as not synced.
 
 Why it is sound to apply a part again, whatever is there after a crash, by copying the voxels of the box from it:
 
@@ -33,6 +42,9 @@ Why it is sound to apply a part again, whatever is there after a crash, by copyi
   it makes the cube files anew, or goes into those that were to be replaced.
 - What a cube file held that is replaced is not missed: all of its voxels are in the part, and that is on the disk
   before. So what was written to the old file needs no sync any more: until that of the new name, the record is there.
+- After a power loss, voxels of a part that was never synced may be torn, and so may those that are copied from it: no
+  more was promised of this box. No other box suffers: none before it has voxels in these cube files, and any one behind
+  it that was promised to be on the disk was synced together with it.
 - Who reads while a cube file is replaced may read the old one to the end. Either the box is in the overlay still when
   the turn of the read begins, and is painted over it; or the new file is found.
 """
@@ -102,6 +114,26 @@ def copy_of(part: Box, box: Box, rows: Rows, header: Header) -> BoxCopy:
     return BoxCopy(header, in_cube_file(part, header), part_of(rows, box, part, header.voxels.bytes_per_voxel))
 
 
+def check_parts(paths: Sequence[str], header: Header) -> None:
+    """Look at the headers of parts.
+
+    :raises FileNotFoundError: one is missing
+    :raises DataLoss: one cannot be read, or is no cube file of this format
+    """
+    for path in paths:
+        _open_part(path, header).close()
+
+
+def _open_part(path: str, header: Header) -> OpenCubeFile:
+    try:
+        fd = os.open(path, os.O_RDONLY | OPEN_FLAGS)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise from_os_error(error, path) from error
+    return OpenCubeFile.of(fd, path, header)
+
+
 def read_layers(paths: Sequence[str], box: Box, header: Header) -> Iterator[VoxelArray]:
     """Read a box from its parts, from z to z as far as one layer of blocks goes.
 
@@ -111,14 +143,8 @@ def read_layers(paths: Sequence[str], box: Box, header: Header) -> Iterator[Voxe
     """
     files: list[OpenCubeFile] = []
     try:
-        for path in paths:
-            try:
-                fd = os.open(path, os.O_RDONLY | OPEN_FLAGS)
-            except FileNotFoundError:
-                raise
-            except OSError as error:
-                raise from_os_error(error, path) from error
-            files.append(OpenCubeFile.of(fd, path, header))
+        for path in paths:  # not all at once: those before one that is missing are to be closed
+            files += [_open_part(path, header)]
         z, end = box.offset.z, box.end.z
         while z < end:
             next_z = min((z // header.block_len + 1) * header.block_len, end)

@@ -5,7 +5,8 @@
     <mag>/.magd/journal/<number>.side             the data of the record with this number, where it is large
     <mag>/.magd/journal/<number>.part<n>          part n of the data of this record, which can become a cube file
     <mag>/.magd/journal/<number>.linked           the mark that the parts of this record may be cube files by now
-    <mag>/.magd/journal/<drawn>.staged            data that arrives, and has no record yet
+    <mag>/.magd/journal/<number>.unsynced         the same, where the record was not on the disk before
+    <mag>/.magd/journal/<drawn>.staged            data that arrives, and has no record yet; or may do so
 
 Sequences and numbers only rise; none is used for a second file. The folder lies inside the mag's, so that rename,
 delete and exchange take it along, and a mag that is made anew does not meet the journal of the one before.
@@ -23,7 +24,7 @@ MAGD_FOLDER: Final = ".magd"
 _JOURNAL_FOLDER: Final = "journal"
 _DIGITS: Final = 16
 _FILE: Final = re.compile(
-    r"([0-9]{16}|[1-9][0-9]{16,19})\.(journal|journal\.new|side|part[0-7]|linked|staged)", re.ASCII
+    r"([0-9]{16}|[1-9][0-9]{16,19})\.(journal|journal\.new|side|part[0-7]|linked|unsynced|staged)", re.ASCII
 )
 _BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 
@@ -48,6 +49,12 @@ def side_path(folder: str, number: int) -> str:
     return os.path.join(folder, f"{number:0{_DIGITS}d}.side")
 
 
+def is_side_path(path: str) -> bool:
+    """Whether this is a side file."""
+    parsed = parse_name(os.path.basename(path))
+    return parsed is not None and parsed[0] == "side"
+
+
 def part_path(folder: str, number: int, part: int) -> str:
     """A part of the data of the record with this number.
 
@@ -59,6 +66,11 @@ def part_path(folder: str, number: int, part: int) -> str:
 def linked_path(folder: str, number: int) -> str:
     """The mark of the record with this number."""
     return os.path.join(folder, f"{number:0{_DIGITS}d}.linked")
+
+
+def unsynced_path(folder: str, number: int) -> str:
+    """The mark of the record with this number, if it was not on the disk before."""
+    return os.path.join(folder, f"{number:0{_DIGITS}d}.unsynced")
 
 
 def staged_path(folder: str, drawn: int) -> str:

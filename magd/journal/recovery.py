@@ -39,6 +39,7 @@ from magd.journal.places import (
     part_path,
     side_path,
     staged_path,
+    unsynced_path,
 )
 from magd.journal.scan import scan
 
@@ -174,7 +175,8 @@ class _SoundFile:
             for write in self.writes
             for path in (
                 *((write.data_path,) if write.is_in_side_file else ()),
-                *((*write.parts, write.linked_path) if write.parts else ()),
+                *write.parts,
+                *write.mark_paths,
             )
         )
 
@@ -259,6 +261,7 @@ _PATHS: Final[dict[str, Callable[[str, int], str]]] = {
     "journal.new": new_journal_path,
     "side": side_path,
     "linked": linked_path,
+    "unsynced": unsynced_path,
     **{f"part{part}": partial(part_path, part=part) for part in range(MAX_PARTS)},
     "staged": staged_path,
 }

@@ -34,8 +34,8 @@ from magd.journal.format import (
     parse_header,
     parse_write,
 )
-from magd.journal.parts import MAX_PARTS, header_of, parts_of, read_layers
-from magd.journal.places import linked_path, part_path, side_path
+from magd.journal.parts import MAX_PARTS, check_parts, header_of, parts_of, read_layers
+from magd.journal.places import linked_path, part_path, side_path, unsynced_path
 from magd.journal.records import WriteFacts, WriteRecord, facts_of
 
 if TYPE_CHECKING:
@@ -92,14 +92,22 @@ class StoredWrite(WriteFacts):
         return WriteRecord(**facts_of(self), data=data)
 
     @property
-    def linked_path(self) -> str:
-        """Of the mark that parts may be cube files by now, and hold newer voxels."""
-        return linked_path(os.path.dirname(self.path), self.number)
+    def mark_paths(self) -> tuple[str, ...]:
+        """Of the marks that parts may be cube files by now, and hold newer voxels."""
+        if not self.parts:
+            return ()
+        folder = os.path.dirname(self.path)
+        return linked_path(folder, self.number), unsynced_path(folder, self.number)
 
     @property
     def is_linked(self) -> bool:
-        """Whether it has parts that may be cube files by now. It was on the disk before they could."""
-        return bool(self.parts) and os.path.lexists(self.linked_path)
+        """Whether it has parts that may be cube files by now, and hold newer voxels."""
+        return any(os.path.lexists(path) for path in self.mark_paths)
+
+    @property
+    def was_synced(self) -> bool:
+        """Whether its mark says that it is on the disk, and all before it."""
+        return bool(self.parts) and os.path.lexists(self.mark_paths[0])
 
     def checksum_of_parts(self) -> int | None:
         """The checksum of the voxels in the parts; None if it says nothing any more.
@@ -107,7 +115,9 @@ class StoredWrite(WriteFacts):
         :raises FileNotFoundError: one is missing
         :raises DataLoss: one cannot be read, or is not what a part is
         """
-        if self.is_linked and all(os.path.lexists(path) for path in self.parts):
+        if self.is_linked:
+            assert self.header is not None, "it is there with the parts"
+            check_parts(self.parts, self.header)
             return None
         digest = xxhash.xxh3_64()
         for layers in self._layers():
@@ -160,7 +170,7 @@ class FileScan:
     def durable(self) -> int:
         """The highest number that a record of the file, or its mark, says to be on the disk."""
         declared = max((found.durable for found in (self.start, *self.writes) if found is not None), default=0)
-        return max((declared, *(write.number for write in self.writes if write.is_linked)))
+        return max((declared, *(write.number for write in self.writes if write.was_synced)))
 
 
 def scan(path: str) -> FileScan:

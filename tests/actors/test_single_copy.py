@@ -69,8 +69,8 @@ def count_links(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Note of each box whose parts are to become cube files, whether they did."""
     real, results = MagFiles.link, []
 
-    def link(self: MagFiles, box: Box, paths: list[str]) -> bool:
-        results.append(real(self, box, paths))
+    def link(self: MagFiles, box: Box, paths: list[str], *, synced: bool) -> bool:
+        results.append(real(self, box, paths, synced=synced))
         return results[-1]
 
     monkeypatch.setattr(MagFiles, "link", link)
@@ -156,6 +156,63 @@ async def test_a_box_over_whole_cube_files_takes_their_place(
     np.testing.assert_array_equal(await read(storage, name, (0, 0, 0), (96, 64, 64)), expected)
     assert {path.stat().st_nlink for path in before} == {1}
     assert not list((folder / ".magd" / "tmp").iterdir())
+
+
+async def test_a_box_that_need_not_be_on_the_disk_becomes_missing_cube_files_without_a_sync(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = count_links(monkeypatch)
+    name = await make_mag(storage, block_len=8, file_len=4)
+    await write(storage, name, (90, 90, 90), np.full((2, 2, 2), 9, np.uint8))  # the journal has begun
+    await until(lambda: storage.budget.used_bytes == 0)
+    folder = tmp_path / "root" / "brain" / "color" / "1"
+    synced: list[str] = []
+    real = os.fdatasync
+
+    def fdatasync(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}").rpartition(".")[2])
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    box = Box.of((0, 0, 0), (64, 32, 32))
+    await arrive(storage, name, box, noise(box), Durability.PROCESS)
+    await until(lambda: storage.budget.used_bytes == 0)
+    assert results == [True]
+    # Only their headers and lengths are.
+    assert synced == ["staged", "staged"]
+    assert {path.stat().st_nlink for path in folder.glob("z0/y0/x*.wkw")} == {2}
+    assert list((folder / ".magd" / "journal").glob("*.unsynced"))
+    synced.clear()
+    await storage.flush("")
+    assert synced.count("wkw") == 3
+    assert not list((folder / ".magd" / "journal").glob("*.unsynced"))
+    np.testing.assert_array_equal(await read(storage, name, box.offset, box.size), noise(box))
+
+
+async def test_a_box_that_need_not_be_on_the_disk_is_synced_before_it_takes_the_place_of_cube_files(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = await make_mag(storage, block_len=8, file_len=4)
+    box = Box.of((0, 0, 0), (64, 32, 32))
+    await write(storage, name, (0, 0, 0), np.full((40, 8, 8), 9, np.uint8), durability=Durability.DISK)
+    await storage.flush("")
+    calls: list[str] = []
+    real_sync, real_rename = os.fdatasync, os.rename
+
+    def fdatasync(fd: int) -> None:
+        calls.append(os.readlink(f"/proc/self/fd/{fd}").rpartition(".")[2])
+        real_sync(fd)
+
+    def rename(source: str, target: str, **folders: int) -> None:
+        calls.append(f"to {target.rpartition('.')[2]}")
+        real_rename(source, target, **folders)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    monkeypatch.setattr(os, "rename", rename)
+    await arrive(storage, name, box, noise(box), Durability.PROCESS)
+    await until(lambda: storage.budget.used_bytes == 0)
+    assert calls[-5:] == ["part0", "part1", "journal", "to wkw", "to wkw"]
+    np.testing.assert_array_equal(await read(storage, name, box.offset, box.size), noise(box))
 
 
 @pytest.mark.parametrize("read_at_once_bytes", [1, 64 << 20])

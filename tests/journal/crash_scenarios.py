@@ -11,7 +11,8 @@ After a crash anywhere in the log the journal is recovered and checked:
    once, in the order of their records; none whose append was refused, and none that the model says were retired for
    good.
 3. Applied to what the cube files hold, no voxel is older than the last write it must have: after a kill, the last
-   that was appended; after a power loss, the last that was known to be on the disk.
+   that was appended; after a power loss, the last that was known to be on the disk. After a power loss, a write that
+   was promised to outlive the process only, and whose parts were linked without a sync, may be torn.
 4. Those writes have their outcomes, and the bounding box covers them; no outcome says DISK of a write that is lost.
 5. A life goes on after it, and the same holds at the next crash.
 """
@@ -53,9 +54,9 @@ if TYPE_CHECKING:
 
     from magd.voxels import VoxelArray
 
-ROW = 160
+ROW = 200
 REGION = 40
-"""Writes lie in one quarter of the row or another, so that cube files are missing for some time, and writes overlap."""
+"""Writes lie in one fifth of the row or another, so that cube files are missing for some time, and writes overlap."""
 SIDE_BYTES = 500
 FORMAT = FileFormat(VoxelFormat.of("uint32", 2), 2, 2, 1)
 CUBE_LEN = 4
@@ -83,6 +84,10 @@ class Model:
     """On the disk: as a record; or in cube files that were synced, and no older record can come back over it."""
     retired: set[int] = field(default_factory=set)
     """Can come back no more."""
+    unsynced: set[int] = field(default_factory=set)
+    """Their parts may be cube files, without a sync."""
+    torn: set[int] = field(default_factory=set)
+    """A power loss may have torn them."""
 
     def copy(self) -> Model:
         return Model(
@@ -92,6 +97,8 @@ class Model:
             set(self.refused),
             set(self.durable),
             set(self.retired),
+            set(self.unsynced),
+            set(self.torn),
         )
 
 
@@ -136,9 +143,14 @@ class CubeFiles:
             with OpenCubeFile.of(os.open(path, os.O_RDWR), path, self.header) as file:
                 raw.write_blocks(file, copy_of(part, box, rows, self.header))
 
-    def link(self, box: Box, paths: Sequence[str]) -> bool:
+    def are_missing(self, box: Box) -> bool:
+        """Whether no cube file under a box is there."""
+        return not any(os.path.exists(self.path(index.x)) for index, _ in split_by_cube_file(box, CUBE_LEN))
+
+    def link(self, box: Box, paths: Sequence[str], *, synced: bool) -> bool:
         """Make parts cube files, also in place of those that the box covers.
 
+        :param synced: the parts are on the disk
         :return: False: the box has to be written
         """
         try:
@@ -146,6 +158,8 @@ class CubeFiles:
                 target = self.path(index.x)
                 if not os.path.exists(target):
                     os.link(source, target)
+                    if not synced:
+                        self.dirty.add(target)
                 elif part != box_of_cube_file(index, CUBE_LEN):
                     return False
                 elif not os.path.samefile(source, target):
@@ -213,6 +227,7 @@ class Life:
         self.recovered: set[int] = set()
         """Indices of writes that were recovered, and whose journal files are there still."""
         self.linked = 0
+        self.linked_unsynced = 0
         self.outcomes: dict[str, Outcome] = {}
         self.unsaved = BoundingBox.empty()
         self.epoch = 0
@@ -280,7 +295,7 @@ class Life:
         self.to_apply = [(None, write) for write in recovery.writes]
         come_back = {index_of(write) for write in recovery.writes}
         self.recovered = known
-        self.model.durable |= come_back
+        self.model.durable |= come_back - self.model.torn
         self.model.appended |= come_back
         self.model.retired |= self.model.maybe - come_back
         self.model.maybe.clear()
@@ -300,10 +315,7 @@ class Life:
             number, write = self.to_apply[0]
             is_done = False
             if number is not None and self.journal.has_parts(number) and not self.journal.broken:
-                self._sync_before_link(number)
-                paths = self.journal.link([number]).get(number)
-                is_done = paths is not None and self.files.link(write.box, paths)
-                self.linked += is_done
+                is_done = self._link(number, write.box)
             if not is_done:
                 try:
                     record = write.read() if isinstance(write, StoredWrite) else write
@@ -314,6 +326,24 @@ class Life:
             self.to_apply.pop(0)
             self.note()
         return True
+
+    def _link(self, number: int, box: Box) -> bool:
+        assert self.journal is not None
+        record = self.in_memory[number]
+        unsynced = number > self.journal.durable and self._needs_no_sync(record)
+        if unsynced:
+            self.model.unsynced.add(index_of(record))
+        else:
+            self._sync_before_link(number)
+        paths = self.journal.link([number], unsynced=[number] if unsynced else ()).get(number)
+        self.note()
+        is_done = paths is not None and self.files.link(box, paths, synced=not unsynced)
+        self.linked += is_done
+        self.linked_unsynced += is_done and unsynced
+        return is_done
+
+    def _needs_no_sync(self, record: WriteRecord) -> bool:
+        return record.durability is Durability.PROCESS and self.files.are_missing(record.box)
 
     def _boxes_in_parts_after(self, write: WriteRecord | StoredWrite) -> list[Box]:
         """Of recovered writes that follow: their parts may be cube files."""
@@ -347,7 +377,9 @@ class Life:
         action = self.rng.random()
         if action < 0.5:
             self._append()
-        elif action < 0.59:
+            if self.rng.random() < 0.2:
+                self._flush()
+        elif action < 0.58:
             self._flush()
         elif action < 0.62:
             self._write_unjournaled()
@@ -372,7 +404,7 @@ class Life:
             fingerprint=index,
             box=box,
             extension=BoundingBox(box.offset, box.size),
-            durability=self.rng.choice((Durability.DISK, Durability.PROCESS)),
+            durability=self.rng.choice((Durability.DISK, Durability.PROCESS, Durability.PROCESS)),
             revision=Revision(self.epoch, self.counter + 1),
             unix_time=float(index),
             data=data,
@@ -411,7 +443,8 @@ class Life:
             staging = Staging(self.disk.root, sync=sync)
             if record.data.nbytes > SIDE_BYTES and self.rng.random() < 0.8:
                 staging.discard()
-                staging = PartStaging(self.disk.root, record.box, self.files.header)
+                sync = record.durability is Durability.DISK
+                staging = PartStaging(self.disk.root, record.box, self.files.header, sync=sync)
                 staging.attach(record.data)
             data = record.data.reshape(-1, order="F").data.cast("B")
             size = self.rng.randrange(1, len(data) + 1)
@@ -434,7 +467,8 @@ class Life:
         self._is_durable(number)
 
     def _is_durable(self, number: int) -> None:
-        self.model.durable |= {index_of(record) for at, record in self.in_memory.items() if at <= number}
+        indices = {index_of(record) for at, record in self.in_memory.items() if at <= number}
+        self.model.durable |= indices - self.model.torn
         self.note()
 
     def _rewrite(self) -> None:
@@ -483,7 +517,7 @@ class Life:
         self.checkpoint = None
         self.recovered = set()
         self.model.retired |= indices
-        self.model.durable |= indices
+        self.model.durable |= indices - self.model.torn
         self.in_memory = {number: record for number, record in self.in_memory.items() if number > last}
         self.note()
 
@@ -497,6 +531,8 @@ class Tally:
     power_losses: int = 0
     linked: int = 0
     """Writes whose parts became cube files."""
+    linked_unsynced: int = 0
+    """Of these, those without a sync."""
     replaced: int = 0
     """Cube files in whose place parts came."""
 
@@ -550,6 +586,8 @@ def _is_whole(stored: StoredWrite, record: WriteRecord, model: Model) -> bool:
         return np.array_equal(record.data, written.data)
     if record.box != written.box:
         return False
+    if index in model.torn:
+        return True
     own = record.data[0] == index
     return bool((record.data[0] >= index).all()) and np.array_equal(record.data[:, own], written.data[:, own])
 
@@ -582,6 +620,7 @@ def run_scenario(
                 life.end()
                 tally.lives += 1
                 tally.linked += life.linked
+                tally.linked_unsynced += life.linked_unsynced
                 tally.replaced += life.files.replaced
             ends = [rng.randrange(first, len(disk.log) + 1) for _ in range(states)]
             try:
@@ -609,12 +648,14 @@ def _crash(disk: RecordedDisk, end: int, into: Path, rng: random.Random, tally: 
         tally.power_losses += 1
         after_power_loss(disk, end, into, rng, rng.choice((0.0, 0.1, 0.5, 0.9, 1.0)))
         required = model.durable
+        model.torn |= model.unsynced - model.durable
     recovery = recover(str(into), FORMAT)
     check(recovery, model, row_of(str(into)), required)
 
     # What the next life starts with: this is on the disk for sure, and nothing else is.
     come_back = {index_of(write) for write in recovery.writes}
     model.retired |= set(model.writes) - come_back
+    come_back -= model.torn
     model.maybe.clear()
     model.appended = required | come_back
     model.durable = required | come_back

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from magd.acknowledgement import Durability
 from magd.errors import DataLoss
 from magd.journal import format as record_format
 from magd.journal import journal, journal_file, places, recovery
 from magd.journal.journal import Journal
 from magd.journal.journal_file import JournalFile
+from magd.journal.part_staging import PartStaging
 from magd.journal.staging import Staging
 from tests.journal.crash_scenarios import CUBE_LEN, CubeFiles, Life, Violated, run_scenario
 
@@ -35,13 +37,14 @@ SCENARIOS = int(os.environ.get("MAGD_JOURNAL_SCENARIOS", "30"))
 
 @pytest.mark.timeout(0)
 def test_no_crash_breaks_a_promise_with_and_without_failing_calls() -> None:
-    crashes = linked = replaced = 0
+    crashes = linked = unsynced = replaced = 0
     for seed in range(SCENARIOS):
         tally = run_scenario(seed, fault_chance=0.15 if seed % 3 else 0.0)
         crashes += tally.kills + tally.power_losses
         linked += tally.linked
+        unsynced += tally.linked_unsynced
         replaced += tally.replaced
-    assert linked
+    assert linked > unsynced > SCENARIOS // 3
     assert replaced > SCENARIOS
     assert crashes == SCENARIOS * 3 * 40
 
@@ -149,10 +152,10 @@ def _without_marks_of_linked_parts(patch: pytest.MonkeyPatch) -> None:
 def _with_marks_that_are_not_synced(patch: pytest.MonkeyPatch) -> None:
     real = Journal.link
 
-    def link(self: Journal, numbers: Collection[int]) -> dict[int, tuple[str, ...]]:
+    def link(self: Journal, numbers: Collection[int], *, unsynced: Collection[int] = ()) -> dict[int, tuple[str, ...]]:
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(journal, "fsync_folder", lambda path: None)
-            return real(self, numbers)
+            return real(self, numbers, unsynced=unsynced)
 
     patch.setattr(Journal, "link", link)
 
@@ -160,7 +163,7 @@ def _with_marks_that_are_not_synced(patch: pytest.MonkeyPatch) -> None:
 def _with_parts_linked_before_they_are_synced(patch: pytest.MonkeyPatch) -> None:
     real = Journal.link
 
-    def link(self: Journal, numbers: Collection[int]) -> dict[int, tuple[str, ...]]:
+    def link(self: Journal, numbers: Collection[int], *, unsynced: Collection[int] = ()) -> dict[int, tuple[str, ...]]:
         durable, self._durable = self._durable, self._last_number
         try:
             return real(self, numbers)
@@ -178,10 +181,33 @@ def _with_older_voxels_in_parts_that_replaced_cube_files(patch: pytest.MonkeyPat
 def _with_parts_in_place_of_cube_files_that_have_other_voxels(patch: pytest.MonkeyPatch) -> None:
     real = CubeFiles.link
 
-    def link(self: CubeFiles, box: Box, paths: Sequence[str]) -> bool:
-        return real(self, box.aligned_outward(CUBE_LEN), paths)
+    def link(self: CubeFiles, box: Box, paths: Sequence[str], *, synced: bool) -> bool:
+        return real(self, box.aligned_outward(CUBE_LEN), paths, synced=synced)
 
     patch.setattr(CubeFiles, "link", link)
+
+
+def _with_unsynced_parts_marked_as_synced(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(journal, "unsynced_path", places.linked_path)
+
+
+def _with_unsynced_parts_that_have_no_mark(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(journal, "unsynced_path", lambda folder, number: os.devnull)
+
+
+def _with_unsynced_parts_without_a_header_on_the_disk(patch: pytest.MonkeyPatch) -> None:
+    real = PartStaging._prepare
+
+    def prepare(self: PartStaging) -> None:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(os, "fdatasync", lambda fd: None)
+            real(self)
+
+    patch.setattr(PartStaging, "_prepare", prepare)
+
+
+def _with_unsynced_parts_in_place_of_cube_files(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Life, "_needs_no_sync", lambda self, record: record.durability is Durability.PROCESS)
 
 
 @pytest.mark.parametrize(
@@ -205,6 +231,10 @@ def _with_parts_in_place_of_cube_files_that_have_other_voxels(patch: pytest.Monk
         _with_parts_linked_before_they_are_synced,
         _with_older_voxels_in_parts_that_replaced_cube_files,
         _with_parts_in_place_of_cube_files_that_have_other_voxels,
+        _with_unsynced_parts_marked_as_synced,
+        _with_unsynced_parts_that_have_no_mark,
+        _with_unsynced_parts_without_a_header_on_the_disk,
+        _with_unsynced_parts_in_place_of_cube_files,
     ],
     ids=lambda control: control.__name__.strip("_").replace("_", " "),
 )

@@ -38,7 +38,7 @@ def appended(folder: Path, *, bytes_at_a_time: int = 777) -> tuple[Journal, Writ
     record = make_write(1, box=BOX)
     header = header_of(FORMAT)
     assert header is not None
-    staging = PartStaging(str(folder), BOX, header)
+    staging = PartStaging(str(folder), BOX, header, sync=True)
     staging.attach(record.data)
     data = record.data.reshape(-1, order="F").view(np.uint8).data
     for start in range(0, len(data), bytes_at_a_time):
