@@ -94,6 +94,7 @@ class Group(NamedTuple):
     """Blocks that are moved together.
 
     :ivar first: the index of the first one in the file
+    :ivar first_byte: where it would start in a raw file, in bytes from the first block of the file
     :ivar in_box: the part of the box that lies in them, (z, y, bytes along x)
     :ivar in_blocks: the same, from the first voxel that is in memory
     :ivar is_cut_along_x: whether they have voxels beyond the box along x; and along any axis
@@ -101,6 +102,7 @@ class Group(NamedTuple):
     """
 
     first: int
+    first_byte: int
     moves: Moves
     in_box: tuple[slice, slice, slice]
     in_blocks: tuple[slice, slice, slice]
@@ -191,20 +193,15 @@ def _group(
     x = _axis(length, voxel, x_start, x_end, in_first[2], size[2])
     corner_z, corner_y, corner_x = first[0] + z_start, first[1] + y_start, first[2] + x_start
     blocks = (z_end - z_start, y_end - y_start, x_end - x_start)
-    moves = _moves(
-        purpose,
-        length,
-        voxel,
-        (_alike(corner_z, blocks[0]), _alike(corner_y, blocks[1]), _alike(corner_x, blocks[2])),
-        blocks,
-        (z.in_blocks.start, z.in_blocks.stop),
-        y.is_cut if purpose == "write" else _NOT_CUT,
-        x.is_cut if purpose == "write" else _NOT_CUT,
-    )
+    like = _alike(corner_z, blocks[0]), _alike(corner_y, blocks[1]), _alike(corner_x, blocks[2])
+    cut_y, cut_x = (y.is_cut, x.is_cut) if purpose == "write" else (_NOT_CUT, _NOT_CUT)
+    moves = _moves(purpose, length, voxel, like, blocks, (z.in_blocks.start, z.in_blocks.stop), cut_y, cut_x)
     planes = z.in_blocks if purpose == "decode" else slice(0, moves.shape[0])
     is_cut_along_x = x.is_cut != _NOT_CUT
+    index = spread_bits(corner_z, 1)[0] << 2 | spread_bits(corner_y, 1)[0] << 1 | spread_bits(corner_x, 1)[0]
     return Group(
-        spread_bits(corner_z, 1)[0] << 2 | spread_bits(corner_y, 1)[0] << 1 | spread_bits(corner_x, 1)[0],
+        index,
+        index * length**3 * voxel,
         moves,
         (z.in_box, y.in_box, x.in_box),
         (planes, y.in_blocks, x.in_blocks),

@@ -31,7 +31,7 @@ from magd.cubes import scratch
 from magd.cubes.block_copy import BlockCopy
 from magd.cubes.decode import decode_all
 from magd.cubes.encode import BlockEncoder, decode, default_level, largest_encoded
-from magd.cubes.exact_io import copy_range, read_exactly, read_into, read_into_all, write_all
+from magd.cubes.exact_io import copy_range, read_exactly, read_into, read_pieces, write_all
 from magd.cubes.header import HEADER_BYTES, Header, damaged
 from magd.cubes.parallel import for_each, map_all
 
@@ -166,7 +166,7 @@ def _decode_group(handle: Handle, group: Group, target: int) -> None:
     encoded = memory.array.data
     for begin, last in stretches:
         start, end = starts[begin], ends[last - 1]
-        read_into_all(file.fd, [encoded[: end - start]], start, end - start, file.path)
+        read_pieces(file.fd, encoded, ((0, end - start),), start, end - start, file.path)
         blocks = zip(starts[begin:last], ends[begin:last], decoded[begin:last], strict=True)
         decode_all(blocks, memory.address - start, target, block_bytes, file.path, first)
     scratch.give_back(memory)

@@ -50,6 +50,7 @@ class CubeWriter:
         :param copies: later ones lie over earlier ones
         :raises DiskFull, DataLoss, NotAllowed: they cannot be written; some may have been
         """
+        size_bytes = sum([copy.nbytes for copy in copies])
         self._unsynced.make_room()
         handle = self._known.find(index, writable=True)
         is_new = handle is None
@@ -60,7 +61,7 @@ class CubeWriter:
                     raw.write_blocks(handle.file, copy)
             finally:
                 # Also after an error: what was written must be heard of when it cannot be synced.
-                self._unsynced.add_file(handle, sum(copy.nbytes for copy in copies))
+                self._unsynced.add_file(handle, size_bytes)
                 self._unsynced.add_folder(handle.folder, has_new_entry=is_new)
 
     def write_compressed(self, copies: Iterable[tuple[Vec3, Sequence[BlockCopy]]]) -> None:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Bytes: TypeAlias = bytes | bytearray | memoryview
 """Anything that lies in memory without gaps."""
 
+Pieces: TypeAlias = tuple[tuple[int, int], ...]
+"""Of memory: [start, end) of each."""
+
 _COPY_BYTES: Final = 1 << 20
 _NO_COPY_IN_KERNEL: Final = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
@@ -47,13 +50,18 @@ def read_into(fd: int, buffer: Bytes, offset: int, file: str) -> None:
         offset += count
 
 
-def read_into_all(fd: int, buffers: Sequence[memoryview], offset: int, size: int, file: str) -> None:
-    """Fill several writable buffers of bytes, one after the other, with the bytes from `offset` on.
+def read_pieces(fd: int, memory: memoryview, pieces: Pieces, offset: int, size: int, file: str) -> None:
+    """Fill pieces of memory, one after the other, with the bytes from `offset` on.
 
-    :param buffers: at most 1024
+    :param pieces: at most 1024
     :param size: their bytes, all together
     :raises DataLoss: the file ends before all are full, or cannot be read
     """
+    if len(pieces) == 1:
+        ((start, end),) = pieces
+        buffers = [memory[start:end]]
+    else:
+        buffers = [memory[start:end] for start, end in pieces]
     try:
         count = os.preadv(fd, buffers, offset)
     except OSError as error:
@@ -63,7 +71,7 @@ def read_into_all(fd: int, buffers: Sequence[memoryview], offset: int, size: int
     for buffer in _after(count, buffers):
         read_into(fd, buffer, offset + count, file)
         count += len(buffer)
-    assert count == size, "the buffers are as long as was said"
+    assert count == size, "the pieces lie in the memory, and have so many bytes"
 
 
 def read_exactly(fd: int, size: int, offset: int, file: str) -> bytearray:
@@ -92,15 +100,21 @@ def write_all(fd: int, data: Bytes, offset: int, file: str) -> None:
         offset += count
 
 
-def write_from_all(fd: int, buffers: Sequence[memoryview], offset: int, size: int, file: str) -> None:
-    """Write several buffers of bytes, one after the other, at `offset`.
+def write_pieces(fd: int, memory: memoryview, pieces: Pieces, offset: int, size: int, file: str) -> None:
+    """Write pieces of memory, one after the other, at `offset`.
 
-    :param buffers: at most 1024
+    :param pieces: at most 1024
     :param size: their bytes, all together
     :raises DiskFull, DataLoss: as `write_all`
     """
     try:
-        count = os.pwrite(fd, buffers[0], offset) if len(buffers) == 1 else os.pwritev(fd, buffers, offset)
+        if len(pieces) == 1:
+            ((start, end),) = pieces
+            buffers = [memory[start:end]]
+            count = os.pwrite(fd, buffers[0], offset)
+        else:
+            buffers = [memory[start:end] for start, end in pieces]
+            count = os.pwritev(fd, buffers, offset)
     except OSError as error:
         raise from_os_error(error, file) from error
     if count == size:
@@ -108,7 +122,7 @@ def write_from_all(fd: int, buffers: Sequence[memoryview], offset: int, size: in
     for buffer in _after(count, buffers):
         write_all(fd, buffer, offset + count, file)
         count += len(buffer)
-    assert count == size, "the buffers are as long as was said"
+    assert count == size, "the pieces lie in the memory, and have so many bytes"
 
 
 def _after(count: int, buffers: Sequence[memoryview]) -> list[memoryview]:

@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING
 
 from magd.cubes import scratch
-from magd.cubes.exact_io import read_into, read_into_all, write_all, write_from_all
+from magd.cubes.exact_io import read_into, read_pieces, write_all, write_pieces
 from magd.cubes.parallel import for_each
 from magd.errors import from_os_error
 
@@ -71,7 +71,8 @@ def read_run(file: OpenCubeFile, index: int, blocks: BlockBuffer) -> None:
 
     :raises DataLoss: the file cannot be read, or ends too early
     """
-    read_into(file.fd, blocks.data, _offset(file.header, index), file.path)
+    start = file.header.data_offset + index * file.header.block_bytes
+    read_into(file.fd, blocks.data, start, file.path)
 
 
 def write_empty_file(fd: int, header: Header, path: str) -> None:
@@ -89,16 +90,12 @@ def write_empty_file(fd: int, header: Header, path: str) -> None:
 
 
 def _read(file: OpenCubeFile, group: Group, memory: memoryview) -> None:
-    fd, start = file.fd, _offset(file.header, group.first)
+    fd, start, path = file.fd, file.header.data_offset + group.first_byte, file.path
     for offset, size, pieces in group.moves.reads:
-        read_into_all(fd, [memory[begin:end] for begin, end in pieces], start + offset, size, file.path)
+        read_pieces(fd, memory, pieces, start + offset, size, path)
 
 
 def _write(file: OpenCubeFile, group: Group, memory: memoryview) -> None:
-    fd, start = file.fd, _offset(file.header, group.first)
+    fd, start, path = file.fd, file.header.data_offset + group.first_byte, file.path
     for offset, size, pieces in group.moves.writes:
-        write_from_all(fd, [memory[begin:end] for begin, end in pieces], start + offset, size, file.path)
-
-
-def _offset(header: Header, index: int) -> int:
-    return header.data_offset + index * header.block_bytes
+        write_pieces(fd, memory, pieces, start + offset, size, path)
