@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from magd.cubes.layout import box_of_cube_file, cube_file_path, split_by_cube_file
-from magd.cubes.mag_files import CubeFile
+from magd.cubes.listing import CubeFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,16 +1,39 @@
-"""Which cube files a mag has, in (z, y, x) order, without holding the whole tree in memory."""
+"""Which cube files a mag has, in (z, y, x) order, without holding the whole tree in memory; and what they are like."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from magd.cubes.layout import parse_cube_file_path, parse_folder_name
+from magd.cubes.cube_file import OpenCubeFile
+from magd.cubes.layout import box_of_cube_file, cube_file_path, parse_cube_file_path, parse_folder_name
+from magd.errors import DataLoss, NotAllowed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from magd.cubes.header import BlockType
     from magd.cubes.mag_folder import MagFolder
     from magd.geometry import Box, Vec3
+
+
+@dataclass(frozen=True, slots=True)
+class CubeFile:
+    """A cube file, at the moment it was listed.
+
+    :ivar box: what it covers, in voxels of the mag
+    :ivar path: relative to the folder of the mag
+    :ivar size_bytes: its length
+    :ivar allocated_bytes: what it takes on disk
+    :ivar block_type: of its own header; None if that is damaged
+    """
+
+    index: Vec3
+    box: Box
+    path: str
+    size_bytes: int
+    allocated_bytes: int
+    block_type: BlockType | None
 
 
 def list_cube_files(
@@ -35,6 +58,36 @@ def list_cube_files(
             for index in _files(folder, z, y, cube_len):
                 if (z, y, index.x) > first and _inside(within, 0, index.x):
                     yield index
+
+
+def look_at(folder: MagFolder, index: Vec3, cube_len: int) -> CubeFile | None:
+    """What there is to say about a cube file. None if it does not exist.
+
+    :raises DataLoss: there are no descriptors left
+    """
+    path = cube_file_path(index)
+    try:
+        status = folder.status(path)
+        block_type = _block_type_of(folder, path)
+    except FileNotFoundError:
+        return None
+    return CubeFile(
+        index=index,
+        box=box_of_cube_file(index, cube_len),
+        path=path,
+        size_bytes=status.st_size,
+        allocated_bytes=status.st_blocks * 512,
+        block_type=block_type,
+    )
+
+
+def _block_type_of(folder: MagFolder, path: str) -> BlockType | None:
+    """The block type of a cube file's own header; None if it is damaged."""
+    try:
+        with OpenCubeFile.of(folder.open_file(path), folder.full(path)) as file:
+            return file.header.block_type
+    except (DataLoss, NotAllowed):
+        return None
 
 
 def _folders(folder: MagFolder, parent: str, axis: str) -> list[int]:

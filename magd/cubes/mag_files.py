@@ -41,12 +41,11 @@ from magd.cubes import compressed, raw
 from magd.cubes.block_copy import BlockCopy, Rows, part_of, rows_of
 from magd.cubes.box_copy import BoxCopy
 from magd.cubes.creation import make_mag_folder
-from magd.cubes.cube_file import OpenCubeFile
 from magd.cubes.cube_writer import CubeWriter
-from magd.cubes.header import HEADER_FILE, BlockType, Header, no_mag, read_header_from
+from magd.cubes.header import HEADER_FILE, Header, no_mag, read_header_from
 from magd.cubes.known_files import KnownFiles
-from magd.cubes.layout import box_of_cube_file, cube_file_path, split_by_cube_file
-from magd.cubes.listing import list_cube_files
+from magd.cubes.layout import box_of_cube_file, split_by_cube_file
+from magd.cubes.listing import CubeFile, list_cube_files, look_at
 from magd.cubes.mag_folder import MagFolder
 from magd.cubes.unsynced import Unsynced
 from magd.errors import DataLoss, InvalidRequest, MagdError, NotAllowed, Reason
@@ -58,25 +57,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from magd.voxels import VoxelArray
-
-
-@dataclass(frozen=True, slots=True)
-class CubeFile:
-    """A cube file, at the moment it was listed.
-
-    :ivar box: what it covers, in voxels of the mag
-    :ivar path: relative to the folder of the mag
-    :ivar size_bytes: its length
-    :ivar allocated_bytes: what it takes on disk
-    :ivar block_type: of its own header; None if that is damaged
-    """
-
-    index: Vec3
-    box: Box
-    path: str
-    size_bytes: int
-    allocated_bytes: int
-    block_type: BlockType | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,20 +328,8 @@ class MagFiles:
         cube_len = self.header.cube_len
         within = None if box is None else Box.between(box.offset // cube_len, box.end.ceildiv(cube_len))
         for index in list_cube_files(self._folder, cube_len, within=within, after=after):
-            path = cube_file_path(index)
-            try:
-                status = self._folder.status(path)
-                block_type = self._block_type_of(path)
-            except FileNotFoundError:
-                continue
-            yield CubeFile(
-                index=index,
-                box=box_of_cube_file(index, cube_len),
-                path=path,
-                size_bytes=status.st_size,
-                allocated_bytes=status.st_blocks * 512,
-                block_type=block_type,
-            )
+            if (found := look_at(self._folder, index, cube_len)) is not None:
+                yield found
 
     def close(self) -> None:
         """Let go of all descriptors, without a sync. No other call may be under way."""
@@ -376,14 +344,6 @@ class MagFiles:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _block_type_of(self, path: str) -> BlockType | None:
-        """The block type of a cube file's own header; None if it is damaged."""
-        try:
-            with OpenCubeFile.of(self._folder.open_file(path), self._folder.full(path)) as file:
-                return file.header.block_type
-        except (DataLoss, NotAllowed):
-            return None
 
     def _box_copy(self, part: Box, box: Box, rows: Rows) -> BoxCopy:
         voxel = self.header.voxels.bytes_per_voxel
