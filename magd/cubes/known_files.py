@@ -16,7 +16,7 @@ from magd.cubes import raw
 from magd.cubes.exact_io import sync_file
 from magd.cubes.handles import Handles
 from magd.cubes.layout import cube_file_path
-from magd.errors import DataLoss, NotAllowed, Reason
+from magd.errors import DataLoss, NotAllowed, Reason, os_errors_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,8 +130,9 @@ class KnownFiles:
         :param may_replace: it has all voxels of a cube file that is there, and is on the disk
         :return: False: there is a cube file already, and it must not be replaced
         :raises DiskFull, DataLoss, NotAllowed: as of `put_in_place`; MIXED_BLOCK_TYPES
+        :raises MagdError: the file, or the cube file, has vanished
         """
-        with self._making:
+        with self._making, os_errors_of(self._folder.full(path)):
             target = cube_file_path(index)
             parent = os.path.dirname(target)
             handle = self.find(index, writable=True)
