@@ -1,7 +1,8 @@
 """The data of one large write, on its way into a side file while it arrives.
 
 1. Bytes are taken in their order, piece after piece: into a checksum, and into a file with a name of its own in the
-   journal's folder. No record names it, so a crash leaves nothing but the file, which the next start removes.
+   journal's folder. No record names it, so a crash leaves nothing but the file, which the next start removes. Where
+   there is a side file that is not needed any more, it is written over (`spares`).
 2. Space for all of it is asked for at the beginning. Where the file has to reach the disk, the disk is told to begin
    with each piece, so that at the end little is left to sync. Nobody waits for that.
 3. When the record is written, the file gets the name of its side file. It is synced once more with the record, through
@@ -27,6 +28,7 @@ from magd.cubes.writeback import start_writeback
 from magd.errors import MagdError
 from magd.journal.exact_write import write_all
 from magd.journal.places import journal_folder, staged_path
+from magd.journal.spares import spares
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,18 +129,34 @@ class Staging:
                 if not os.path.isdir(path):
                     os.mkdir(path)
             for _ in range(count):
-                self._paths.append(staged_path(folder, secrets.randbelow(10**16)))
-                self._fds.append(os.open(self._paths[-1], os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+                if not (self._expected_bytes and self._open_spare(folder)):
+                    self._add_file(staged_path(folder, secrets.randbelow(10**16)), os.O_CREAT | os.O_EXCL)
             self._prepare()
         except (OSError, MagdError):
             self.discard()
+
+    def _open_spare(self, folder: str) -> bool:
+        path = spares.take(folder, self._expected_bytes)
+        try:
+            if path is not None:
+                self._add_file(path, os.O_NOFOLLOW)
+                if os.fstat(self._fds[-1]).st_size > self._expected_bytes:
+                    os.ftruncate(self._fds[-1], self._expected_bytes)
+        except FileNotFoundError:
+            path = None  # the folder is another one by now
+        return path is not None
+
+    def _add_file(self, path: str, flags: int) -> None:
+        self._fds.append(os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o666))
+        self._paths.append(path)
 
     def _prepare(self) -> None:
         """Write what is in the files before any data, and find space for that.
 
         :raises OSError, MagdError: it could not be written
         """
-        allocate(self._fds[0], 0, self._expected_bytes, self._paths[0])
+        start = os.fstat(self._fds[0]).st_size
+        allocate(self._fds[0], start, self._expected_bytes - start, self._paths[0])
 
     def _write(self, data: memoryview) -> None:
         """Write the next bytes.

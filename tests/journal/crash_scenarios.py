@@ -45,6 +45,7 @@ from magd.journal.parts import copy_of, header_of
 from magd.journal.records import FileFormat, Head, Outcome, WriteRecord
 from magd.journal.recovery import Recovery, recover
 from magd.journal.scan import StoredWrite
+from magd.journal.spares import spares
 from magd.journal.staging import Staging
 from magd.voxels import VoxelFormat
 from tests.journal.recorded_disk import Event, RecordedDisk, after_kill, after_power_loss
@@ -440,12 +441,14 @@ class Life:
         """Have the data arrive piece by piece; also that of a write that does not come to its end."""
         while (chance := self.rng.random()) < 0.7:
             sync = self.rng.random() < 0.5
-            staging = Staging(self.disk.root, sync=sync)
-            if record.data.nbytes > SIDE_BYTES and self.rng.random() < 0.8:
-                staging.discard()
+            expected = record.data.nbytes if record.data.nbytes > SIDE_BYTES else 0
+            staging: Staging
+            if expected and self.rng.random() < 0.8:
                 sync = record.durability is Durability.DISK
                 staging = PartStaging(self.disk.root, record.box, self.files.header, sync=sync)
                 staging.attach(record.data)
+            else:
+                staging = Staging(self.disk.root, sync=sync, expected_bytes=expected)
             data = record.data.reshape(-1, order="F").data.cast("B")
             size = self.rng.randrange(1, len(data) + 1)
             for start in range(0, len(data), size):
@@ -607,6 +610,7 @@ def run_scenario(
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(journal_file, "SIDE_BYTES", SIDE_BYTES)
+        patch.setattr(spares, "_kept_seconds", 1e6)  # when they go is not to depend on how fast this is
         root = Path(scratch, "0")
         root.mkdir()
         disk = RecordedDisk(str(root))
@@ -631,6 +635,7 @@ def run_scenario(
             except Exception as error:
                 error.add_note(f"seed {seed}")
                 raise
+            spares.drop()  # the next life is that of another process
             disk = RecordedDisk(str(root))
             disk.start_from(root)
     return tally

@@ -178,7 +178,7 @@ def test_a_checkpoint_forgets_voxels_and_keeps_what_the_head_says(tmp_path: Path
     assert values(recover(str(tmp_path), FORMAT)) == [1, 2, 3]
     journal.retire(old)
     assert journal.durable == 4
-    assert files_of(tmp_path) == ["0000000000000002.journal"]
+    assert [name for name in files_of(tmp_path) if not name.endswith(".staged")] == ["0000000000000002.journal"]
     recovery = recover(str(tmp_path), FORMAT)
     assert values(recovery) == [3]
     assert recovery.head is not None
