@@ -1,9 +1,10 @@
 """A region of shared memory that the daemon has leased to this client: a file that both ends read and write.
 
-Nothing is mapped: `pread` and `pwrite` cost 20 ms for 128 MiB where a copy from and to a mapping costs 8 ms (gRPC takes
-about 200 ms), but what a mapping may do to a process cannot happen: a signal that ends it when the file is cut short,
-and an array that a forked child shares with its parent. So what is read is copied into an array of the caller's own,
-and regions go back to the daemon when the call ends.
+Nothing is mapped. `pread` and `pwrite` cost 20 ms for 128 MiB where a copy from and to a mapping costs 8 ms (gRPC takes
+about 200 ms). But to map the pages takes another 19 ms, which only a mapping that is kept for later calls would save,
+and that holds memory which the daemon believes to have given back. Nor can happen what a mapping may do to a process: a
+signal that ends it when the file is cut short, and an array that a forked child shares with its parent. So what is read
+is copied into an array of the caller's own, and regions go back to the daemon when the call ends.
 
 gRPC's own thread may still send parts of a call that has ended. They do not get into the file any more: it may have
 been leased anew by then.
