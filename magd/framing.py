@@ -270,7 +270,10 @@ def _take(message: Bytes, field: int) -> tuple[bytes, list[memoryview]]:
     at = 0
     while at < len(view):
         start = at
-        key, at = _decode_varint(view, at, _MAX_SHORT_VARINT_BYTES)
+        key = view[at]
+        at += 1
+        if key > 0x7F:
+            key, at = _decode_varint(view, start, _MAX_SHORT_VARINT_BYTES)
         kind = key & 7
         if kind == _LENGTH:
             length, at = _decode_varint(view, at, _MAX_SHORT_VARINT_BYTES)

@@ -168,7 +168,18 @@ class Box:
 
     def aligned_outward(self, grid: Vec3 | int) -> Box:
         """The smallest box around it whose corners lie on a grid of this spacing."""
-        return Box.between((self.offset // grid) * grid, self.end.ceildiv(grid) * grid)
+        step = grid if isinstance(grid, Vec3) else Vec3.full(grid)
+        # Component by component: each write does this several times, and vectors in between are most of its time.
+        offset, size = self.offset, self.size
+        x, y, z = offset.x // step.x * step.x, offset.y // step.y * step.y, offset.z // step.z * step.z
+        return Box(
+            Vec3(x, y, z),
+            Vec3(
+                -(-(offset.x + size.x) // step.x) * step.x - x,
+                -(-(offset.y + size.y) // step.y) * step.y - y,
+                -(-(offset.z + size.z) // step.z) * step.z - z,
+            ),
+        )
 
     def split(self, grid: Vec3 | int) -> Iterator[Box]:
         """Cut it along a grid of this spacing; the pieces come in (z, y, x) order."""

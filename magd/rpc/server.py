@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc.aio
 import structlog
@@ -46,7 +46,7 @@ from magd.v1 import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from prometheus_client import CollectorRegistry
 
@@ -79,6 +79,20 @@ _LAST_WORDS_SECONDS: Final = 1.0
 """What statuses get to reach their clients before connections are closed."""
 
 _log = structlog.get_logger("magd.rpc")
+
+
+class _ByName:
+    """A server to which services are added whose methods are found by their names.
+
+    Generated code also registers each method, and for each registered one grpc.aio keeps a task, all of which it goes
+    through for every call of any method.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers: Final = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, object]) -> None:
+        """Leave them to the generic handlers."""
 
 
 class RpcServer:
@@ -128,14 +142,15 @@ async def rpc_server(
     calls = Calls(config, CallMetrics(registry), end_at_drain=WAITING_STREAMS)
     health = Health(SERVICES)
     server = grpc.aio.server(interceptors=[calls], options=server_options())
-    dataset_pb2_grpc.add_DatasetServiceServicer_to_server(DatasetService(storage), server)
+    by_name: Any = _ByName(server)
+    dataset_pb2_grpc.add_DatasetServiceServicer_to_server(DatasetService(storage), by_name)
     add_volume_service(VolumeService(storage, config), server)
-    operation_pb2_grpc.add_OperationServiceServicer_to_server(OperationService(storage), server)
-    watch_pb2_grpc.add_WatchServiceServicer_to_server(WatchService(storage), server)
-    maintenance_pb2_grpc.add_MaintenanceServiceServicer_to_server(MaintenanceService(storage, config), server)
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    operation_pb2_grpc.add_OperationServiceServicer_to_server(OperationService(storage), by_name)
+    watch_pb2_grpc.add_WatchServiceServicer_to_server(WatchService(storage), by_name)
+    maintenance_pb2_grpc.add_MaintenanceServiceServicer_to_server(MaintenanceService(storage, config), by_name)
+    health_pb2_grpc.add_HealthServicer_to_server(health, by_name)
     health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-    reflection.enable_server_reflection((*SERVICES, health_name, reflection.SERVICE_NAME), server)
+    reflection.enable_server_reflection((*SERVICES, health_name, reflection.SERVICE_NAME), by_name)
 
     with ExitStack() as stack:
         bound = _bind(server, address, stack)
