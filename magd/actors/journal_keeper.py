@@ -129,12 +129,17 @@ class JournalKeeper:
         """Done when the last write that was appended is visible, or failed; None if there was none."""
         # The process before was killed: what it forgot the records of may be in the memory of the machine only.
         self._unjournaled = head is not None and not (head.closed or recovery.power_was_lost or files.read_only)
+        """Whether something that is visible is in no journal file, and not on the disk as far as this knows."""
         if self._unjournaled:
             files.add_unsynced()
-        """Whether something that is visible is in no journal file, and not on the disk as far as this knows."""
+        self._being_synced = False
+        """The same of what a checkpoint under way brings to the disk."""
         self._is_promised = bool(recovery.writes)
         """Whether the journal has something that was promised to be on the disk."""
-        self._undurable_bytes = 0
+        self._acknowledged_bytes = 0
+        """Of all writes that are visible and were acknowledged below DISK."""
+        self._durable_bytes = 0
+        """Of these, the first so many are on the disk."""
         self._checkpointing = asyncio.Lock()
         self._sync = Shared(self._sync_or_rewrite)
         self.checkpoint = Shared(lambda: self._checkpoint(to_disk=True))
@@ -160,7 +165,7 @@ class JournalKeeper:
     @property
     def undurable_bytes(self) -> int:
         """Acknowledged bytes that a power loss could take."""
-        return self._undurable_bytes
+        return self._acknowledged_bytes - self._durable_bytes
 
     def take_up(self) -> None:
         """Go on with outcomes and writes that were recovered. The writes are visible from now on."""
@@ -203,7 +208,7 @@ class JournalKeeper:
         :param undurable_bytes: so much of it may be lost with the power
         """
         self.revision = revision
-        self._undurable_bytes += undurable_bytes
+        self._acknowledged_bytes += undurable_bytes
 
     def start_checkpoint_if_due(self) -> None:
         """Begin a checkpoint if the journal has grown large."""
@@ -265,7 +270,8 @@ class JournalKeeper:
         journal = self._journal
         if journal is None:
             return
-        undurable, awaiting = self._undurable_bytes, frozenset(self._awaiting_sync)
+        acknowledged, awaiting = self._acknowledged_bytes, frozenset(self._awaiting_sync)
+        is_all_in_journal = not self._has_unjournaled
         try:
             await self._threads.run(journal.sync)
         except MagdError as error:
@@ -278,8 +284,17 @@ class JournalKeeper:
                         self._abandon_records(number for number in awaiting if number > journal.durable)
                         raise
             self._warn(f"a sync of the journal failed, and was made good by writing it anew: {error.message}")
-        if not self._unjournaled:
-            self._undurable_bytes -= undurable
+        if is_all_in_journal and not self._has_unjournaled:
+            self._note_durable(acknowledged)
+
+    @property
+    def _has_unjournaled(self) -> bool:
+        """Whether a sync of the journal leaves something that is visible behind."""
+        return self._unjournaled or self._being_synced
+
+    def _note_durable(self, acknowledged_bytes: int) -> None:
+        """What had been acknowledged when there were so many bytes is on the disk. Syncs may end in any order."""
+        self._durable_bytes = max(self._durable_bytes, acknowledged_bytes)
 
     async def _rewrite(self, journal: Journal) -> None:
         """Write what is not on the disk again, from memory.
@@ -303,7 +318,7 @@ class JournalKeeper:
         """Bring everything that is visible now further."""
         if level is FlushLevel.APPLIED:
             await self.retirement()
-        elif level is FlushLevel.FILES or self._unjournaled:
+        elif level is FlushLevel.FILES or self._has_unjournaled:
             await self.checkpoint()
         else:
             self._is_promised = True
@@ -327,23 +342,24 @@ class JournalKeeper:
                         await self._rewrite(journal)
                     make_head = self._head(self._appended)
                     old = await self._threads.run(lambda: journal.rotate(make_head()))
-                undurable = self._undurable_bytes
+                acknowledged = self._acknowledged_bytes
                 # What comes from now on is not in the old files, and says so anew.
                 promised, self._is_promised = self._is_promised, False
-                unjournaled, self._unjournaled = self._unjournaled, False
+                self._being_synced, self._unjournaled = self._unjournaled, False
             try:
                 await self._bring_into_files()
                 if to_disk or promised or self._is_promised:
                     await self._sync_files()
+                    self._note_durable(acknowledged)
                 else:
-                    unjournaled = self._unjournaled = True
-                    undurable = 0
+                    self._unjournaled = True
                 await self._threads.run(journal.retire, old)
             except BaseException:
                 self._is_promised = self._is_promised or promised
-                self._unjournaled = self._unjournaled or unjournaled
+                self._unjournaled = self._has_unjournaled
                 raise
-            self._undurable_bytes -= undurable
+            finally:
+                self._being_synced = False
 
     def _has_nothing_to_bring(self) -> bool:
         return (
@@ -399,7 +415,8 @@ class JournalKeeper:
             self._journal.close()
         self._recovery, self._journal = recovery, None
         self.revision, self.generation = recovery.head.revision, recovery.head.generation
-        self._undurable_bytes, self._unjournaled, self._is_promised = 0, False, bool(carried)
+        self._unjournaled, self._is_promised = False, bool(carried)
+        self._note_durable(self._acknowledged_bytes)
         self.boxes.use(files)
         self._abandoned.clear()
         self.boxes.lay([Entry(record.box, record.data, None) for record in carried])

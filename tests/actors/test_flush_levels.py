@@ -214,3 +214,58 @@ async def test_a_sync_of_everything_that_fails_is_told(
             with pytest.raises(MagdError, match="the disk is broken"):
                 await storage.flush("", DISK)
         assert (await read(storage, mag, (0, 0, 0), (16, 16, 16)) == 7).all()
+
+
+class HeldSync:
+    """Holds up syncs of cube files until it is let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self._go_on = threading.Event(), threading.Event()
+        real = MagFiles.sync
+
+        def sync(files: MagFiles) -> None:
+            self.begun.set()
+            assert self._go_on.wait(30)
+            real(files)
+
+        monkeypatch.setattr(MagFiles, "sync", sync)
+
+    def let_go(self) -> None:
+        self._go_on.set()
+
+
+async def test_a_flush_to_the_disk_waits_for_a_checkpoint_that_syncs_what_no_journal_has(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mag = await make_mag(storage)
+    await write(storage, mag, (0, 0, 0), filled(7), durability=Durability.NONE)
+    held = HeldSync(monkeypatch)
+    checkpoint = asyncio.create_task(storage.flush("", FILES))
+    await asyncio.to_thread(held.begun.wait, 30)
+    flush = asyncio.create_task(storage.flush("", DISK))
+    # What a sync of the journal would take, and more.
+    await write(storage, mag, (32, 0, 0), filled(8), durability=Durability.DISK)
+    await write(storage, mag, (32, 0, 0), filled(9), durability=Durability.DISK)
+    assert not flush.done()
+    held.let_go()
+    await asyncio.gather(checkpoint, flush)
+    assert storage.status().mags[0].unsynced_bytes == 0
+
+
+@pytest.mark.parametrize("durability", [Durability.NONE, Durability.PROCESS])
+async def test_bytes_that_a_checkpoint_and_a_sync_of_the_journal_bring_to_the_disk_are_counted_once(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, durability: Durability
+) -> None:
+    mag = await make_mag(storage)
+    await write(storage, mag, (0, 0, 0), filled(7), durability=durability)
+    held = HeldSync(monkeypatch)
+    checkpoint = asyncio.create_task(storage.flush("", FILES))
+    await asyncio.to_thread(held.begun.wait, 30)
+    await write(storage, mag, (32, 0, 0), filled(8), durability=Durability.DISK)
+    waiting = 0 if durability is Durability.PROCESS else 16**3  # what the journal does not have, waits
+    assert storage.status().mags[0].unsynced_bytes == waiting
+    await write(storage, mag, (48, 0, 0), filled(9), durability=Durability.PROCESS)
+    assert storage.status().mags[0].unsynced_bytes == waiting + 16**3
+    held.let_go()
+    await checkpoint
+    assert storage.status().mags[0].unsynced_bytes == 16**3
