@@ -45,6 +45,7 @@ CALLS: Final = (
     "rename",
     "renameat",
     "renameat2",
+    "linkat",
     "symlink",
     "unlink",
     "unlinkat",
