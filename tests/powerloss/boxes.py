@@ -33,7 +33,7 @@ import numpy as np
 import magd_client
 from magd.geometry import ORIGIN, Box, Vec3
 from magd_client import Durability
-from tests.guarantees.attempts import Attempt, GuaranteeBroken, Model, within
+from tests.guarantees.attempts import DTYPE, Attempt, GuaranteeBroken, Model, within
 from tests.powerloss.workload import NEVER, Checked
 
 if TYPE_CHECKING:
@@ -44,9 +44,6 @@ if TYPE_CHECKING:
 
 DATASET: Final = "boxes"
 LAYER: Final = "values"
-EDGE: Final = 64
-HALF: Final = EDGE // 2
-WRITERS: Final = 3
 OLD_IDS: Final = 6
 """Acknowledged writes that are sent again after each power loss."""
 
@@ -75,6 +72,35 @@ class Sent:
             self.durable = self.ended
 
 
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How large everything is."""
+
+    arena: Vec3
+    """The size of the box of voxels, at the origin, in which most boxes lie."""
+    block_len: int
+    file_len: int
+    writers: int
+    draw: Callable[[random.Random], Box]
+    """Draws a box in the arena."""
+
+
+def draw_small(rng: random.Random) -> Box:
+    """Any box in the arena of `SMALL`, mostly a small one."""
+    kind = rng.random()
+    arena = SMALL.arena
+    longest = 12 if kind < 0.7 else arena.x // 2 if kind < 0.95 else arena.x
+    return box_within(rng, arena, Vec3(*(rng.randint(1, longest) for _ in range(3))))
+
+
+def box_within(rng: random.Random, arena: Vec3, size: Vec3) -> Box:
+    """A box of a size, anywhere in the arena."""
+    return Box(Vec3(*(rng.randint(0, all_ - extent) for all_, extent in zip(arena, size, strict=True))), size)
+
+
+SMALL: Final = Scale(Vec3(64, 64, 64), block_len=8, file_len=4, writers=3, draw=draw_small)
+
+
 class Boxes:
     """A workload.
 
@@ -82,14 +108,15 @@ class Boxes:
     :param writes: of each of the writers
     """
 
-    def __init__(self, kind: str, seed: int, writes: int) -> None:
+    def __init__(self, kind: str, seed: int, writes: int, scale: Scale = SMALL) -> None:
         self._kind = kind
+        self._scale = scale
         self._random = random.Random(seed)
         self._values = itertools.count(1)
-        self._places = itertools.count(EDGE + 5, 11)
-        self._base = Model.empty(EDGE)
-        self._fill = self._new(Box(ORIGIN, Vec3(EDGE, EDGE, EDGE)), Durability.DISK) if kind == "compress" else None
-        self._plans = [[self._draw() for _ in range(writes)] for _ in range(WRITERS)]
+        self._places = itertools.count(max(scale.arena) + 5, 11)
+        self._base = Model(np.zeros(tuple(scale.arena), DTYPE, order="F"))
+        self._fill = self._new(self._base.box, Durability.DISK) if kind == "compress" else None
+        self._plans = [[self._draw() for _ in range(writes)] for _ in range(scale.writers)]
         self._compressed_at = NEVER
         self._is_shown: Voxels = self._base.arena
 
@@ -98,7 +125,12 @@ class Boxes:
         layer = client.create_dataset(DATASET, voxel_size=(1, 1, 1)).add_layer(
             LAYER, category="segmentation", dtype="uint32"
         )
-        mag = layer.add_mag("1", block_len=8, file_len=4, compressed=self._kind == "compressed")
+        mag = layer.add_mag(
+            "1",
+            block_len=self._scale.block_len,
+            file_len=self._scale.file_len,
+            compressed=self._kind == "compressed",
+        )
         if self._fill is not None:
             self._fill.send(mag, lambda: 0)
             mag.flush()
@@ -116,7 +148,7 @@ class Boxes:
             for sent in plan:
                 sent.send(mag, position)
 
-        with ThreadPoolExecutor(WRITERS + 2) as threads:
+        with ThreadPoolExecutor(self._scale.writers + 2) as threads:
             others = [threads.submit(use, lambda mag: self._flush(mag, position, done))]
             if self._kind == "compress":
                 others.append(threads.submit(use, lambda mag: self._compress(mag, position)))
@@ -137,7 +169,7 @@ class Boxes:
         kept = [sent.attempt for sent in begun if sent.durable <= cut]
         open_ = [sent.attempt for sent in begun if sent.durable > cut]
         mag = _mag(client)
-        seen = mag.read((0, 0, 0), (EDGE, EDGE, EDGE))[0]
+        seen = mag.read(ORIGIN, self._scale.arena)[0]
         apart = {
             a.box: mag.read(a.box.offset, a.box.size)[0] for a in kept + open_ if not self._base.box.contains(a.box)
         }
@@ -164,7 +196,7 @@ class Boxes:
                 raise GuaranteeBroken(f"the bounding box {shown} does not cover {attempt}")
         old_ids = self._send_again(mag, kept)
         check_sound(client)
-        self._is_shown = mag.read((0, 0, 0), (EDGE, EDGE, EDGE))[0]
+        self._is_shown = mag.read(ORIGIN, self._scale.arena)[0]
         return Checked(len(kept), len(recorded), len(unanswered) - len(recorded), old_ids)
 
     def check_files(self, root: str) -> None:
@@ -176,20 +208,17 @@ class Boxes:
         with wkw.Dataset.open(
             os.path.join(root, DATASET, LAYER, layer["mags"][0].get("path", "1").rpartition("/")[2])
         ) as files:
-            if (files.read((0, 0, 0), (EDGE, EDGE, EDGE))[0] != self._is_shown).any():
+            if (files.read((0, 0, 0), tuple(self._scale.arena))[0] != self._is_shown).any():
                 raise GuaranteeBroken("the files do not hold what the daemon has shown")
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
     def _draw(self) -> Sent:
-        kind = self._random.random()
-        if kind < 0.06:
+        if self._random.random() < 0.06:
             at = next(self._places)
             return self._new(Box(Vec3(at, at, at), Vec3(7, 5, 9)), Durability.DISK)
-        longest = 12 if kind < 0.7 else EDGE // 2 if kind < 0.95 else EDGE
-        size = Vec3(*(self._random.randint(1, longest) for _ in range(3)))
-        box = Box(Vec3(*(self._random.randint(0, EDGE - extent) for extent in size)), size)
-        may_be_lost = box.offset.x >= HALF and self._random.random() < 0.6
+        box = self._scale.draw(self._random)
+        may_be_lost = box.offset.x >= self._scale.arena.x // 2 and self._random.random() < 0.6
         return self._new(box, Durability.PROCESS if may_be_lost else Durability.DISK)
 
     def _new(self, box: Box, durability: Durability) -> Sent:

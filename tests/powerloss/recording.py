@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -12,12 +11,14 @@ from typing import TYPE_CHECKING, Final, Self
 
 from tests.powerloss.disk_log import log_length
 from tests.powerloss.mounts import make_file_system, mounted, run
+from tests.powerloss.states import copy_sparse
 
 if TYPE_CHECKING:
     import random
     from types import TracebackType
 
-DISK_BYTES: Final = 96 << 20
+DISK_BYTES: Final = 192 << 20
+"""Most of it is a hole."""
 
 _SERVE: Final = (sys.executable, "-m", "tests.powerloss.fuse_disk")
 _READY: Final = "serving\n"
@@ -48,7 +49,7 @@ class RecordedDisk:
         os.mkdir(self._served)
         os.mkdir(self.root)
         make_file_system(self.first_image, DISK_BYTES)
-        shutil.copyfile(self.first_image, os.path.join(self.folder, "image"))
+        copy_sparse(self.first_image, os.path.join(self.folder, "image"))
         with ExitStack() as stack:
             process = subprocess.Popen([*_SERVE, self.folder, self._served], stdout=subprocess.PIPE, text=True)
             stack.callback(_end, process)

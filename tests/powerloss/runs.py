@@ -30,6 +30,7 @@ from magd_client import MagdError
 from tests.guarantees.attempts import GuaranteeBroken
 from tests.powerloss.boxes import Boxes
 from tests.powerloss.disk_log import read_log
+from tests.powerloss.large_boxes import LARGE
 from tests.powerloss.local_server import LocalServer
 from tests.powerloss.mounts import memory_folder, mounted, run, start_machine_anew, take_boot_id
 from tests.powerloss.recording import RecordedDisk, Writeback
@@ -49,6 +50,7 @@ WORKLOADS: Final[Mapping[str, Callable[[int], Workload]]] = {
     "raw": lambda seed: Boxes("raw", seed, 30),
     "compressed": lambda seed: Boxes("compressed", seed, 30),
     "compress": lambda seed: Boxes("compress", seed, 20),
+    "large": lambda seed: Boxes("raw", seed, 8, LARGE),
     "properties": lambda seed: Steps("properties", seed),
     "create": lambda seed: Steps("create", seed),
     "delete": lambda seed: Steps("delete", seed),
