@@ -12,10 +12,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
+import numpy as np
 
 import magd_client
 from magd.v1 import maintenance_pb2, maintenance_pb2_grpc
 from scripts.benchmarks.measure import Durability, Goal, Probe, Results, Settings, Work, measured
+from scripts.benchmarks.transfers import READ_INTO
 from scripts.benchmarks.volumes import BLOCK_LEN, random_voxels, wkw_dataset
 from tests.support.daemon import Daemon
 
@@ -24,12 +26,14 @@ if TYPE_CHECKING:
 
 GROUP: Final = "shared"
 SHARED: Final = "shared memory"
+READ: Final = "read"
 
 
 def run(settings: Settings, results: Results) -> None:
     """Measure writes, overwrites and reads."""
     folder = settings.folder / GROUP
     data = random_voxels(settings.edge)
+    room = np.zeros_like(data)
     base = Work(
         group=GROUP,
         name="",
@@ -66,19 +70,22 @@ def run(settings: Settings, results: Results) -> None:
                 for transport, (pid, dataset) in datasets.items():
                     layer = dataset.add_layer(f"color-{number}-{file_len}", category="color", dtype="uint8")
                     mag = layer.add_mag("1", block_len=BLOCK_LEN, file_len=file_len)
-                    _by_magd(mag, pid, data, replace(of_files, transport=transport), results)
+                    _by_magd(mag, pid, data, room, replace(of_files, transport=transport), results)
             if number == 0:
                 results.forget(GROUP)
     for name, file_len, said, reach in (
         ("write new", partly, "", 0.8),
-        ("read", partly, "", 0.8),
+        (READ, partly, "", 0.8),
+        (READ_INTO, partly, "", 0.8),
         ("overwrite", wholly, ", cube files that it covers wholly", 0.6),
         ("overwrite", partly, ", cube files of which it covers a part", 0.6),
     ):
-        for end in ("",) if name == "read" else (", acknowledged", ", sustained"):
-            durability: Durability | None = None if name == "read" else "process"
+        is_read = name in (READ, READ_INTO)
+        for end in ("",) if is_read else (", acknowledged", ", sustained"):
+            durability: Durability | None = None if is_read else "process"
             ours = replace(base, name=name + end, transport=SHARED, durability=durability, file_len=file_len)
-            theirs = replace(base, name=name, by="wkw", file_len=file_len)
+            # `wkw` reads into new arrays only.
+            theirs = replace(base, name=READ if is_read else name, by="wkw", file_len=file_len)
             reached = results.times_as_fast(ours, theirs) if is_offered else None
             what = f"{name} {base.box} over shared memory{said}{', PROCESS' if durability else ''}{end}"
             remark = "" if is_offered else "this daemon offers no shared memory"
@@ -97,11 +104,13 @@ def _by_wkw(files: Any, data: VoxelArray, work: Work, results: Results) -> None:
     for name in ("write new", "overwrite"):
         with measured(results, replace(work, name=name)):
             files.write((0, 0, 0), data)
-    with measured(results, replace(work, name="read")):
+    with measured(results, replace(work, name=READ)):
         files.read((0, 0, 0), data.shape)
 
 
-def _by_magd(mag: magd_client.MagHandle, pid: int, data: VoxelArray, work: Work, results: Results) -> None:
+def _by_magd(
+    mag: magd_client.MagHandle, pid: int, data: VoxelArray, room: VoxelArray, work: Work, results: Results
+) -> None:
     for name in ("write new", "overwrite"):
         probe = Probe(pid)
         mag.write(data, (0, 0, 0), durability="process")
@@ -111,5 +120,7 @@ def _by_magd(mag: magd_client.MagHandle, pid: int, data: VoxelArray, work: Work,
         results.add(replace(of_write, name=f"{name}, acknowledged"), acknowledged)
         results.add(replace(of_write, name=f"{name}, sustained"), probe.sample())
         mag.flush()  # so that what follows does not share the disk with it
-    with measured(results, replace(work, name="read"), there=pid):
+    with measured(results, replace(work, name=READ), there=pid):
         mag.read((0, 0, 0), data.shape)
+    with measured(results, replace(work, name=READ_INTO), there=pid):
+        mag.read((0, 0, 0), data.shape, out=room)

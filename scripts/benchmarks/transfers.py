@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 GROUP: Final = "transfers"
 DURABILITIES: Final[tuple[Durability, ...]] = ("process", "disk")
+READ_INTO: Final = "read into an array that is there"
+"""Memory that is new has to be made by the system first, a page at a time; the source has no such costs."""
 CROWD: Final = 4
 """Clients that write and read at the same time."""
 PING_SECONDS: Final = 0.005
@@ -51,6 +53,7 @@ class _Transfers:
         self._folder = settings.folder / GROUP
         self._data = random_voxels(settings.edge)
         self._c_order = np.ascontiguousarray(self._data)
+        self._room = np.zeros_like(self._data)
         self._base = Work(
             group=GROUP,
             name="",
@@ -115,6 +118,8 @@ class _Transfers:
                 if durability == "process" and file_len == self._base.file_len:
                     with measured(self._results, replace(self._base, name="read"), there=pid):
                         mag.read((0, 0, 0), self._data.shape)
+                    with measured(self._results, replace(self._base, name=READ_INTO), there=pid):
+                        mag.read((0, 0, 0), self._data.shape, out=self._room)
         mag = self._new_mag(dataset, f"C-{number}", self._base.file_len)
         self._write(replace(self._base, durability="process", name="write new", order="C"), pid, mag)
 
@@ -195,6 +200,8 @@ class _Transfers:
             (f"overwrite {box}, cube files {partly}, tcp, PROCESS, sustained", "gRPC sink", 0.75,
              faster(replace(process, name=over), self._sink)),
             (f"read {box}, tcp", "gRPC source", 0.85, faster(replace(self._base, name="read"), self._source)),
+            (f"{READ_INTO}, {box}, tcp", "gRPC source", 0.85,
+             faster(replace(self._base, name=READ_INTO), self._source)),
             (f"write {box} into new cube files, tcp, DISK, sustained", "slower of gRPC sink and file write + fdatasync",
              0.8, slower),
             (f"write {box} C order, tcp, PROCESS, sustained", "webknossos on local files", 2.0,
