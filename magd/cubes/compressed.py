@@ -33,7 +33,7 @@ from magd.cubes.decode import decode_all
 from magd.cubes.encode import BlockEncoder, decode, default_level, largest_encoded
 from magd.cubes.exact_io import copy_range, read_exactly, read_into, read_pieces, write_all
 from magd.cubes.header import HEADER_BYTES, Header, damaged
-from magd.cubes.parallel import for_each, map_all
+from magd.cubes.parallel import map_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,18 +143,16 @@ def read_blocks(handle: Handle, copy: BoxCopy) -> None:
 
     :raises DataLoss: the file cannot be read, or its jump table or one of these blocks is damaged
     """
-
-    def read(group: Group) -> None:
+    # By this thread only: several would wait for each other, since each block takes Python's lock again.
+    for group in copy.groups("decode"):
         blocks = copy.in_box(group)
         if blocks is not None:
             _decode_group(handle, group, scratch.address_of(blocks))
-            return
+            continue
         memory = scratch.take(group.moves.memory_bytes)
         _decode_group(handle, group, memory.address)
         copy.to_box(group, memory.array)
         scratch.give_back(memory)
-
-    for_each(read, copy.groups("decode"), worth=copy.nbytes)
 
 
 def _decode_group(handle: Handle, group: Group, target: int) -> None:

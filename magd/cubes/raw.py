@@ -30,20 +30,17 @@ def read_blocks(file: OpenCubeFile, copy: BoxCopy) -> None:
     :raises DataLoss: the file cannot be read, or ends too early
     """
 
-    groups = copy.groups("read")
-
     def read(group: Group) -> None:
-        moves = group.moves
         blocks = copy.in_box(group)
         if blocks is not None:
             _read(file, group, blocks.data)
             return
-        memory = scratch.take(moves.memory_bytes + moves.gap_bytes)
+        memory = scratch.take(group.moves.memory_bytes + group.moves.gap_bytes)
         _read(file, group, memory.array.data)
         copy.to_box(group, memory.array)
         scratch.give_back(memory)
 
-    for_each(read, groups, worth=copy.nbytes)
+    for_each(read, copy.groups("read"), worth=copy.nbytes)
 
 
 def write_blocks(file: OpenCubeFile, copy: BoxCopy) -> None:
