@@ -348,12 +348,15 @@ class JournalKeeper:
                 self._being_synced, self._unjournaled = self._unjournaled, False
             try:
                 await self._bring_into_files()
-                if to_disk or promised or self._is_promised:
+                must_sync = to_disk or promised or self._is_promised
+                if must_sync:
                     await self._sync_files()
-                    self._note_durable(acknowledged)
                 else:
                     self._unjournaled = True
                 await self._threads.run(journal.retire, old)
+                if must_sync:
+                    # Not before: an older record might come back over what has none on the disk.
+                    self._note_durable(acknowledged)
             except BaseException:
                 self._is_promised = self._is_promised or promised
                 self._unjournaled = self._has_unjournaled

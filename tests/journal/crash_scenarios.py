@@ -233,6 +233,9 @@ class Life:
         self.unsaved = BoundingBox.empty()
         self.epoch = 0
         self.counter = 0
+        self.left: set[int] = set()
+        """Indices of writes that were retired, and whose cube files were not synced."""
+        self.retired_unsynced = 0
         self.checkpoint: tuple[OldFiles, int] | None = None
         """One that has begun: the files to retire, and the number of the last record in them."""
 
@@ -497,8 +500,15 @@ class Life:
         if self.rng.random() < 0.5:
             self._end_checkpoint()
 
+    def _must_sync(self, indices: set[int]) -> bool:
+        """Whether anything that is to be retired was promised to be on the disk."""
+        return any(
+            index in self.model.durable or self.model.writes[index].durability is Durability.DISK for index in indices
+        )
+
     def _end_checkpoint(self) -> None:
-        """Bring what old files hold into the cube files, and to the disk; then remove them."""
+        """Bring what old files hold into the cube files, and to the disk as far as that was promised; then remove
+        them."""
         if self.checkpoint is None:
             return
         assert self.journal is not None
@@ -506,13 +516,17 @@ class Life:
         indices = self.recovered | {index_of(record) for number, record in self.in_memory.items() if number <= last}
         if not self._flush():
             return
-        try:
-            self.files.sync()
-        except OSError:
-            self.is_over = True
+        synced = self._must_sync(indices) or self.rng.random() < 0.3
+        if synced:
+            try:
+                self.files.sync()
+            except OSError:
+                self.is_over = True
+                self.note()
+                return
+            self.model.durable |= self.left - self.model.torn
+            self.left = set()
             self.note()
-            return
-        self.note()
         try:
             self.journal.retire(old)
         except MagdError:
@@ -520,7 +534,12 @@ class Life:
         self.checkpoint = None
         self.recovered = set()
         self.model.retired |= indices
-        self.model.durable |= indices - self.model.torn
+        if synced:
+            # Not before: records before theirs might come back over them.
+            self.model.durable |= indices - self.model.torn
+        else:
+            self.left |= indices
+            self.retired_unsynced += 1
         self.in_memory = {number: record for number, record in self.in_memory.items() if number > last}
         self.note()
 
@@ -534,6 +553,8 @@ class Tally:
     power_losses: int = 0
     linked: int = 0
     """Writes whose parts became cube files."""
+    retired_unsynced: int = 0
+    """Checkpoints without a sync of the cube files."""
     linked_unsynced: int = 0
     """Of these, those without a sync."""
     replaced: int = 0
@@ -585,12 +606,12 @@ def check(recovery: Recovery, model: Model, base: np.ndarray[Any, Any], required
 def _is_whole(stored: StoredWrite, record: WriteRecord, model: Model) -> bool:
     """Whether voxels are those that were appended; where they may be those of a cube file, or newer."""
     index, written = index_of(record), model.writes[index_of(record)]
+    if index in model.torn:
+        return True
     if not stored.is_linked:
         return np.array_equal(record.data, written.data)
     if record.box != written.box:
         return False
-    if index in model.torn:
-        return True
     own = record.data[0] == index
     return bool((record.data[0] >= index).all()) and np.array_equal(record.data[:, own], written.data[:, own])
 
@@ -625,6 +646,7 @@ def run_scenario(
                 tally.lives += 1
                 tally.linked += life.linked
                 tally.linked_unsynced += life.linked_unsynced
+                tally.retired_unsynced += life.retired_unsynced
                 tally.replaced += life.files.replaced
             ends = [rng.randrange(first, len(disk.log) + 1) for _ in range(states)]
             try:

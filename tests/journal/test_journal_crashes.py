@@ -37,15 +37,17 @@ SCENARIOS = int(os.environ.get("MAGD_JOURNAL_SCENARIOS", "30"))
 
 @pytest.mark.timeout(0)
 def test_no_crash_breaks_a_promise_with_and_without_failing_calls() -> None:
-    crashes = linked = unsynced = replaced = 0
+    crashes = linked = unsynced = replaced = retired = 0
     for seed in range(SCENARIOS):
         tally = run_scenario(seed, fault_chance=0.15 if seed % 3 else 0.0)
         crashes += tally.kills + tally.power_losses
         linked += tally.linked
         unsynced += tally.linked_unsynced
         replaced += tally.replaced
+        retired += tally.retired_unsynced
     assert linked > unsynced > SCENARIOS // 3
     assert replaced > SCENARIOS
+    assert retired > SCENARIOS // 3
     assert crashes == SCENARIOS * 3 * 40
 
 
@@ -210,6 +212,10 @@ def _with_unsynced_parts_in_place_of_cube_files(patch: pytest.MonkeyPatch) -> No
     patch.setattr(Life, "_needs_no_sync", lambda self, record: record.durability is Durability.PROCESS)
 
 
+def _without_a_sync_of_cube_files_that_were_promised(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Life, "_must_sync", lambda self, indices: False)
+
+
 @pytest.mark.parametrize(
     "take_away",
     [
@@ -235,6 +241,7 @@ def _with_unsynced_parts_in_place_of_cube_files(patch: pytest.MonkeyPatch) -> No
         _with_unsynced_parts_that_have_no_mark,
         _with_unsynced_parts_without_a_header_on_the_disk,
         _with_unsynced_parts_in_place_of_cube_files,
+        _without_a_sync_of_cube_files_that_were_promised,
     ],
     ids=lambda control: control.__name__.strip("_").replace("_", " "),
 )
