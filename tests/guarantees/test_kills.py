@@ -44,12 +44,12 @@ def test_what_was_acknowledged_is_there_after_a_kill_and_the_rest_is_whole_or_ab
 def test_nothing_is_left_of_large_boxes_that_were_arriving(short_folder: str) -> None:
     """Boxes of 10 MiB and more, whose side files and parts are written while they arrive."""
     test = KillTest(short_folder, setting_of("large", MIXES["mixed"], seconds=1.0), seed=7)
-    left = 0
     try:
         for _ in range(2):
             test.run_round()
-            left += len(glob(f"{short_folder}/**/*.staged", recursive=True, include_hidden=True))
         test.finish()
     finally:
         test.kill()
-    assert left == 0, "the start after a kill removes what was arriving"
+    # The daemon may keep some for the next large box while it runs, but not longer.
+    left = glob(f"{short_folder}/**/*.staged", recursive=True, include_hidden=True)
+    assert left == [], "the start after a kill removes what was arriving"
