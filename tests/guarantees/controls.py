@@ -70,7 +70,7 @@ CONTROLS: Final = (
     Control(
         "the files that become cube files are without what arrived first",
         "journal/part_staging.py",
-        "raw.write_blocks(file, copy_of(common, box, rows, self._header), alone=True)",
+        "raw.write_blocks(file, copy_of(common, box, rows, self._header))",
         "self._written_z > box.offset.z and raw.write_blocks(file, copy_of(common, box, rows, self._header))",
         "large",
     ),
