@@ -1,8 +1,9 @@
 """Bringing committed boxes from the overlay into the cube files of a mag.
 
-1. A commit wakes it. In a raw mag it begins at once. In a compressed one each cube file that is touched has to be
-   rewritten, so it waits until the oldest entry has a certain age, that many writes share a rewrite; or until there is
-   much to do, memory is short, or somebody asks.
+1. A commit wakes it. In a raw mag it begins at once, or after a moment if there is little to do, that small writes one
+   after the other share its work. In a compressed one each cube file that is touched has to be rewritten, so it waits
+   until the oldest entry has a certain age, that many writes share a rewrite; or until there is much to do, memory is
+   short, or somebody asks.
 2. Large boxes over cube files that are missing, or wholly in the box, are not written, if nothing is in the way: the
    files they arrived in become the cube files.
 3. It applies the other entries that are there, all in one go, in a thread: each cube file is written once, however many
@@ -36,6 +37,11 @@ log = structlog.get_logger(__name__)
 RETRY_SECONDS: Final = 1.0
 MUCH_BYTES: Final = 64 << 20
 """With so much in the overlay it waits no longer."""
+FEW_BYTES: Final = 4 << 20
+"""With less in the overlay of a raw mag it waits a moment for more. Where one small write follows the other, a flush
+for each would take a good part of the time of the next one."""
+GATHER_SECONDS: Final = 0.02
+"""The moment."""
 READ_AT_ONCE_BYTES: Final = 64 << 20
 """Of recovered entries, whose voxels are in the journal, so much is read before it is applied."""
 
@@ -95,8 +101,8 @@ class Flusher:
         """Flush until it is stopped."""
         while True:
             await self._wanted.wait()
-            if self._files().header.block_type.is_compressed and not self._stopped:
-                await self._pause(self._age_seconds)
+            if not self._stopped:
+                await self._gather()
             if self._stopped:
                 return
             self._wanted.clear()
@@ -139,6 +145,13 @@ class Flusher:
     def _drop(self, entries: Sequence[Entry]) -> None:
         self._overlay.drop(entries)
         self._on_applied(entries)
+
+    async def _gather(self) -> None:
+        """Let further writes come."""
+        if self._files().header.block_type.is_compressed:
+            await self._pause(self._age_seconds)
+        elif self._overlay.size_bytes < FEW_BYTES:
+            await self._pause(GATHER_SECONDS)
 
     async def _pause(self, seconds: float) -> None:
         try:
