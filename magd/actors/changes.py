@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+import weakref
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -61,7 +61,8 @@ class Changes:
         self._operations = operations
         self._group = group
         self._outcomes = Outcomes(request_id_window_seconds)
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        """By the name of a dataset, which need not exist. One that nobody has or waits for goes."""
 
     async def once(self, request_id: str, dataset: str, fingerprint: object, work: Callable[[], Awaitable[T]]) -> T:
         """Do something to a dataset once for this request id, after what was begun before, to its end.
@@ -76,8 +77,9 @@ class Changes:
         return cast("T", await asyncio.shield(outcome))
 
     async def _in_turn(self, dataset: str, work: Callable[[], Awaitable[T]], outcome: asyncio.Future[T]) -> None:
+        lock = self._locks.setdefault(dataset, asyncio.Lock())
         try:
-            async with self._locks[dataset]:
+            async with lock:
                 outcome.set_result(await work())
         except MagdError as error:
             outcome.set_exception(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 from dataclasses import replace
@@ -240,6 +241,15 @@ async def test_deleting_moves_to_the_trash_and_what_is_made_again_is_empty(stora
     assert (root / trash_path / "datasource-properties.json").exists()
     assert await storage.hierarchy.list_datasets(limit=9, after=None) == []
     await make_mag(storage)
+
+
+async def test_names_that_no_dataset_has_leave_nothing_behind(storage: Storage) -> None:
+    for number in range(3):
+        with pytest.raises(NotFound):
+            await storage.hierarchy.delete_dataset(DatasetName(f"no{number}"), etag="", request_id="")
+    await asyncio.sleep(0)
+    gc.collect()
+    assert not storage._coordinator.changes._locks
 
 
 async def test_a_write_that_waits_while_its_layer_is_deleted_finds_it_gone(storage: Storage) -> None:
