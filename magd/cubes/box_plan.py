@@ -152,7 +152,7 @@ def _plan(purpose: Purpose, length: int, voxel: int, start: Triple, size: Triple
     )
 
 
-_kept_plan = lru_cache(maxsize=1024)(_plan)
+_kept_plan = lru_cache(maxsize=512)(_plan)
 
 
 def _step(blocks: int, most: int) -> int:
@@ -273,7 +273,7 @@ def _alike(first: int, count: int) -> int:
     return low | ((1 << ones) - 1) << bits
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=512)
 def _moves(
     purpose: Purpose,
     length: int,
