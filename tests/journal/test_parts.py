@@ -8,20 +8,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from magd.atomic import unlink_if_there
 from magd.errors import DataLoss
 from magd.geometry import Box
 from magd.journal import format as record_format
-from magd.journal import journal_file
+from magd.journal import journal_file, scan
 from magd.journal.journal import Journal
 from magd.journal.part_staging import PartStaging, can_become_cube_files
-from magd.journal.parts import header_of
+from magd.journal.parts import header_of, read_layers
 from magd.journal.places import journal_folder, linked_path
 from magd.journal.records import FileFormat, WriteRecord
 from magd.journal.recovery import recover
 from tests.journal.journal_data import VOXELS, make_head, make_write
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+    from typing import Any
 
 FORMAT = FileFormat(VOXELS, block_len=8, file_len=2, block_type=1)
 BOX = Box.of((3, 5, 7), (20, 21, 11))
@@ -54,6 +57,29 @@ def test_the_voxels_of_a_record_come_back_from_its_parts(tmp_path: Path, bytes_a
     (found,) = recover(str(tmp_path), FORMAT).writes
     assert len(found.parts) == 8
     np.testing.assert_array_equal(found.read().data, record.data)
+
+
+def test_a_record_whose_parts_and_marks_go_while_it_is_read_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when it is in the cube files by then, and its journal file is retired."""
+    journal, record, number = appended(tmp_path)
+    journal.sync()
+    (parts,) = journal.link([number]).values()
+    journal.close()
+    (found,) = recover(str(tmp_path), FORMAT).writes
+    with open(parts[0], "r+b") as cube_file:
+        cube_file.seek(-1, os.SEEK_END)
+        cube_file.write(b"\xff")
+
+    def read_and_remove(*arguments: Any) -> Iterator[Any]:
+        yield from read_layers(*arguments)
+        for path in (*parts, *found.mark_paths):
+            unlink_if_there(path)
+
+    monkeypatch.setattr(scan, "read_layers", read_and_remove)
+    assert found.read().data.shape == record.data.shape
+    assert not found.is_linked
 
 
 def test_parts_may_be_linked_only_when_the_record_is_on_the_disk(tmp_path: Path) -> None:
