@@ -38,6 +38,8 @@ Why it is sound to apply a part again, whatever is there after a crash, by copyi
   missing cube file beside the box, for such a file was not touched by any record before; or it is left out.
 - What is newer comes from records that follow, which are kept as long as this one, and are applied again after it; or
   from writes that were promised less than to outlive this crash.
+- A record that was not on the disk is written again after a kill, with such newer voxels. Those they come from are
+  written again behind it, into the same journal file, which comes to its name as a whole.
 - So nothing depends on whether the second names survive a power loss: if they do, the copy changes nothing; if not,
   it makes the cube files anew, or goes into those that were to be replaced.
 - What a cube file held that is replaced is not missed: all of its voxels are in the part, and that is on the disk

@@ -608,7 +608,8 @@ def _is_whole(stored: StoredWrite, record: WriteRecord, model: Model) -> bool:
     index, written = index_of(record), model.writes[index_of(record)]
     if index in model.torn:
         return True
-    if not stored.is_linked:
+    # Where parts had been linked without a sync, newer voxels were written again with the record after a kill.
+    if not stored.is_linked and index not in model.unsynced:
         return np.array_equal(record.data, written.data)
     if record.box != written.box:
         return False
