@@ -8,7 +8,8 @@ While `recording`, the functions of `os` that change files write down what they 
   Of everything else, each sector of 512 bytes of each write, each cut and each change of a name may be there or not,
   independent of the others. Where a file has its new length but not its new bytes there are zeros, or what was in
   files before.
-- After a sync that failed nothing written before it can be relied on any more, also when a later sync succeeds.
+- After a sync that failed nothing written before it can be relied on any more, also when a later sync succeeds. What is
+  written over it later, and synced, counts.
 
 Faults make chosen calls fail.
 """
@@ -305,12 +306,14 @@ def after_power_loss(disk: RecordedDisk, end: int, into: Path, rng: random.Rando
             case Write(inode) | Cut(inode):
                 waiting.setdefault(inode, []).append(done)
             case Sync(inode):
-                rest = []
+                rest: list[Write | Cut] = []
                 for change in waiting.pop(inode, []):
                     if id(change) in doubtful:
                         rest.append(change)
                     else:
                         _apply(files.setdefault(inode, bytearray()), change)
+                        rest = [left for older in rest for left in _left_beside(older, change)]
+                doubtful.update(map(id, rest))
                 waiting[inode] = rest
             case FailedSync(inode):
                 doubtful.update(id(change) for change in waiting.get(inode, []))
@@ -355,6 +358,19 @@ def _apply(content: bytearray, change: Write | Cut) -> None:
         content.extend(bytes(change.size - len(content)))
     else:
         _put(content, change.offset, change.data)
+
+
+def _left_beside(older: Write | Cut, newer: Write | Cut) -> Iterator[Write | Cut]:
+    """What may still happen to a file by an older change, when a newer one is on the disk."""
+    if isinstance(older, Cut) or isinstance(newer, Cut):
+        yield older
+        return
+    end, newer_end = older.offset + len(older.data), newer.offset + len(newer.data)
+    if older.offset < min(end, newer.offset):
+        yield Write(older.inode, older.offset, older.data[: newer.offset - older.offset])
+    if max(older.offset, newer_end) < end:
+        start = max(older.offset, newer_end)
+        yield Write(older.inode, start, older.data[start - older.offset :])
 
 
 def _put(content: bytearray, offset: int, data: bytes) -> None:
