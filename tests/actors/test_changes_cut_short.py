@@ -285,6 +285,7 @@ async def test_a_repair_beside_the_daemon_removes_what_is_left_and_passes_over_w
     used, idle = await make_mag(storage), await make_mag(storage, dataset="other")
     for mag in (used, idle):
         await write(storage, mag, (0, 0, 0), filled(7))
+    await storage.flush("")
     async with storage._registry.holding(str(idle)):
         pass
     left = []
