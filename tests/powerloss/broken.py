@@ -49,8 +49,8 @@ BROKEN: Final[Mapping[str, tuple[Control, ...]]] = {
         Control(
             "a flush that does not wait for the disk forgets what was promised to be on it",
             "actors/journal_keeper.py",
-            "if to_disk or promised or self._is_promised:",
-            "if to_disk:",
+            "must_sync = to_disk or promised or self._is_promised",
+            "must_sync = to_disk",
             "power loss",
         ),
     ),
