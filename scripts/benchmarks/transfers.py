@@ -8,8 +8,8 @@ journal, as durable as was asked for; "on the disk" when a power loss could not 
 
 Cube files are of two lengths: large ones, of which the box covers a part, and such as it covers wholly.
 
-At last, several clients write and read at the same time, while the daemon is asked for its health: the event loop
-answers that by itself.
+At last, one client and then several write and read, while the daemon is asked for its health: the event loop answers
+that by itself. With several clients the answer also waits for a processor.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ GROUP: Final = "transfers"
 DURABILITIES: Final[tuple[Durability, ...]] = ("process", "disk")
 READ_INTO: Final = "read into an array that is there"
 """Memory that is new has to be made by the system first, a page at a time; the source has no such costs."""
-CROWD: Final = 4
-"""Clients that write and read at the same time."""
+CROWDS: Final = (1, 4)
+"""Clients that write and read at the same time while the event loop is watched."""
+CROWD_BOXES: Final = 4
+"""All of them together, each way."""
 PING_SECONDS: Final = 0.005
 MOST_STALL_SECONDS: Final = 0.02
 
@@ -85,9 +87,10 @@ class _Transfers:
                 if number == 0:
                     self._results.forget(GROUP)
             budget_bytes = client.get_server_info().limits.budget_bytes
-            stalls = self._crowd(daemon, dataset)
+            stalls = {clients: self._crowd(daemon, dataset, clients) for clients in CROWDS}
         self._goals(budget_bytes)
-        self._stall_goal(stalls)
+        for clients, seconds in stalls.items():
+            self._stall_goal(clients, seconds)
 
     def _peers(self, number: int, bare: BareServer) -> None:
         with measured(self._results, self._sink, there=bare.pid):
@@ -146,34 +149,36 @@ class _Transfers:
             mag.flush()
             self._results.add(replace(work, name=f"{work.name}, on the disk"), probe.sample())
 
-    def _crowd(self, daemon: Daemon, dataset: magd_client.Dataset) -> list[float]:
-        """Have several clients write and read at the same time.
+    def _crowd(self, daemon: Daemon, dataset: magd_client.Dataset, count: int) -> list[float]:
+        """Have some clients write and read at the same time.
 
         :return: what the event loop took to answer meanwhile, in seconds
         """
         edge, file_len = self._settings.edge, self._base.file_len
-        self._new_mag(dataset, "crowd", file_len)
-        with Clients(CROWD) as clients:
+        layer = f"crowd-{count}"
+        self._new_mag(dataset, layer, file_len)
+        with Clients(count) as clients:
             lag = Lag(daemon.grpc, PING_SECONDS)
             try:
                 for kind in ("write", "read"):
                     tasks = [
                         Task(
-                            daemon.grpc, ("benchmark", "crowd", "1"), "one by one", kind == "write", "process",
-                            "uint8", edge, ((edge * number, 0, 0),) * 2,
+                            daemon.grpc, ("benchmark", layer, "1"), "one by one", kind == "write", "process",
+                            "uint8", edge, ((edge * number, 0, 0),) * (CROWD_BOXES // count),
                         )
-                        for number in range(CROWD)
+                        for number in range(count)
                     ]  # fmt: skip
                     sample, _ = clients.run(tasks, daemon.pid)
                     durability: Durability | None = "process" if kind == "write" else None
                     name = f"{kind}, all at once"
-                    self._results.add(replace(self._base, name=name, durability=durability, clients=CROWD), sample)
+                    self._results.add(replace(self._base, name=name, durability=durability, clients=count), sample)
             finally:
                 lag.close()
         return lag.take()
 
-    def _stall_goal(self, seconds: list[float]) -> None:
-        what = f"longest answer of the event loop while {CROWD} clients write and read {self._base.box} each"
+    def _stall_goal(self, clients: int, seconds: list[float]) -> None:
+        who = f"{clients} clients write and read" if clients > 1 else "1 client writes and reads"
+        what = f"longest answer of the event loop while {who} {CROWD_BOXES} boxes of {self._base.box}"
         remark = f"median {median(seconds) * 1000:.1f} ms of {len(seconds)}"
         self._results.goals.append(
             Goal(
