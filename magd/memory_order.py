@@ -91,6 +91,8 @@ def _turn(slab: VoxelArray, turned: VoxelArray) -> None:
 
     :param turned: where to, of the same shape
     """
+    if not slab.size:
+        return
     channels, x_size, y_size, depth = slab.shape
     target = turned.T.reshape(depth, y_size, x_size * channels)
     x_step, y_step, z_step = (_distance(slab, axis) for axis in (1, 2, 3))

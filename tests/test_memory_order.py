@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magd import memory_order
-from magd.memory_order import c_order_slabs, slabs
+from magd.memory_order import c_order_slabs, in_fortran_order, slabs
 from magd.voxels import VoxelFormat
 from magd_client import arrays
 
@@ -86,3 +86,11 @@ def test_c_order_comes_back(channels: int, size: tuple[int, int, int], order: st
     arranged = np.array(data, order="C" if order == "C" else "F")
     made = list(c_order_slabs(arranged, VoxelFormat.of("uint16", channels)))
     assert b"".join(arrays.parts(made)) == data.tobytes(order="C")
+
+
+@pytest.mark.parametrize("shape", [(1, 0, 5, 4), (1, 5, 0, 4), (1, 5, 4, 0), (3, 0, 0, 0)])
+def test_an_array_without_voxels_stays_one(shape: tuple[int, int, int, int]) -> None:
+    array = np.zeros((shape[0], *(2 * extent for extent in shape[1:])), np.uint8)[:, ::2, ::2, ::2]
+    assert in_fortran_order(array).shape == shape
+    assert not any(slab.size for slab in slabs(array, VoxelFormat.of("uint8", shape[0])))
+    assert not any(slab.size for slab in c_order_slabs(array, VoxelFormat.of("uint8", shape[0])))
