@@ -71,7 +71,9 @@ class ChangedBlocks:
         """The blocks that are in both sets, which count the same blocks."""
         both = ChangedBlocks(self.layout)
         for cube in self._cubes.keys() & other._cubes.keys():
-            both._cubes[cube] = self._cubes[cube] & other._cubes[cube]
+            common = self._cubes[cube] & other._cubes[cube]
+            if common.any():
+                both._cubes[cube] = common
         return both
 
     def __len__(self) -> int:

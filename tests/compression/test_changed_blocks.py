@@ -64,6 +64,16 @@ def test_the_union_of_two_sets_leaves_the_other_as_it_was(first: list[Box], seco
     assert (len(one), len(other)) == (0, len(touched(second)))
 
 
+def test_what_two_sets_share_names_no_cube_file_without_a_block() -> None:
+    one, other = ChangedBlocks(LAYOUT), ChangedBlocks(LAYOUT)
+    one.add(Box.of((0, 0, 0), (1, 1, 1)))
+    other.add(Box.of((LAYOUT.block_len, 0, 0), (1, 1, 1)))
+    assert not list(one.intersection(other).by_cube_file())
+    other.add(Box.of((0, 0, 0), (1, 1, 1)))
+    ((cube, blocks),) = one.intersection(other).by_cube_file()
+    assert (cube, blocks.tolist()) == (Vec3(0, 0, 0), [0])
+
+
 def test_a_block_at_the_end_of_the_world_is_a_box_that_ends_there() -> None:
     changed = ChangedBlocks(LAYOUT)
     changed.add(Box(Vec3.full(MAX_COORDINATE - 1), Vec3(1, 1, 1)))
