@@ -1,6 +1,7 @@
 """The life of a mag's journal while its actor runs: it is begun, synced, mended, checkpointed, and closed.
 
-It begins with the first write of the actor: a new epoch, durably, so that no two writes ever get the same revision.
+It begins with the first write of the actor, or while a large one is on its way: a new epoch, durably, so that no two
+writes ever get the same revision.
 
 One sync of the journal serves all that wait. A sync that fails: what is not on the disk is written again, from memory,
 into a new journal file. If that fails too, the waiting writes have an unknown outcome: they do not become visible, a
@@ -172,6 +173,15 @@ class JournalKeeper:
         if self._recovery.head is not None:
             remember_outcomes(self._outcomes, self._recovery.head)
         self.boxes.lay([Entry(write.box, write, None) for write in self._recovery.writes])
+
+    async def begin(self) -> None:
+        """Begin the journal, if it has not begun: the next write does not wait for it then.
+
+        :raises MagdError: it could not be begun
+        """
+        async with self.order:
+            if not self.broken:
+                await self._begun()
 
     # -- records -------------------------------------------------------------------------------------------------------
 

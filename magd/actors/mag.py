@@ -29,7 +29,7 @@ from magd.actors.commit import CommitPoint
 from magd.actors.cube_listing import list_some
 from magd.actors.history import History
 from magd.actors.journal_keeper import JournalKeeper
-from magd.actors.messages import Describe, Flush, Hold, ListCubeFiles, Message, Read, ReadSlabs, Write
+from magd.actors.messages import Describe, ExpectWrite, Flush, Hold, ListCubeFiles, Message, Read, ReadSlabs, Write
 from magd.actors.opening import exchange_files, header_of, layer_box, open_mag
 from magd.actors.outcomes import Outcomes
 from magd.actors.requests import outside, slabs_of
@@ -138,6 +138,10 @@ class MagActor(Actor[Message]):
         :raises NotFound, NotAllowed, DataLoss: it cannot be opened
         """
         return self.facts_if_open() or cast("MagFacts", await self.ask(Describe()))
+
+    async def expect_write(self) -> None:
+        """A box is on its way: have the journal begin, and do not wait for that. The write hears of what fails."""
+        await self.hand_over(ExpectWrite())
 
     async def write(self, command: WriteCommand, fingerprint: int, lease: Lease) -> Acknowledgement:
         """Commit one box. Cancelling the call does not cancel the write."""
@@ -400,6 +404,9 @@ class MagActor(Actor[Message]):
         match envelope.message:
             case Describe():
                 envelope.resolve(self._facts())
+            case ExpectWrite():
+                turn = self._schedule.enter(Claim())
+                jobs.create_task(self._perform(envelope, turn, self._point().keeper.begin))
             case Write():
                 self._begin_write(envelope, envelope.message, jobs)
             case Read(box):

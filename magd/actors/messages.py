@@ -19,6 +19,11 @@ class Describe:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpectWrite:
+    """A box is on its way: see to what takes time before the first write; there is no outcome."""
+
+
+@dataclass(frozen=True, slots=True)
 class Write:
     """Commit one box; the outcome is an Acknowledgement."""
 
@@ -72,4 +77,4 @@ class Hold:
     work: Callable[[], Awaitable[object]]
 
 
-Message: TypeAlias = Describe | Write | Read | ReadSlabs | ListCubeFiles | Flush | Hold
+Message: TypeAlias = Describe | ExpectWrite | Write | Read | ReadSlabs | ListCubeFiles | Flush | Hold

@@ -228,6 +228,7 @@ class Storage:
         if voxels.nbytes(box) > SIDE_BYTES:
             level = max(durability, self.config.min_durability)
             facts = await self._facts(name)
+            await self._registry.with_mag(name, MagActor.expect_write)
             has_record = level > Durability.NONE and mask is Mask.ALL
             staging = await self._arrival_threads.run(
                 _begin_staging,
@@ -505,6 +506,6 @@ def _begin_staging(folder: str | None, header: Header, box: Box, reserve_bytes: 
         require_space(folder, size_bytes, reserve_bytes)
     except MagdError:
         return Staging(None, sync=sync)
-    if can_become_cube_files(folder, header, box):
+    if can_become_cube_files(folder, header, box, sync=sync):
         return PartStaging(folder, box, header, sync=sync)
     return Staging(folder, sync=sync, expected_bytes=size_bytes)

@@ -2,8 +2,7 @@
 
 As `staging`, but that the voxels are brought into blocks: whenever layers of blocks along z are complete, they are
 written, by twos, as more blocks follow each other in the file then. What arrives comes in the order of the box, with z
-slowest. All of it goes to the disk as it comes, whatever the write is promised: a sync that follows finds little to do.
-Of a write that need not be on the disk, headers and lengths are synced before: see there.
+slowest. Of a write that need not be on the disk, only headers and lengths are synced, and before: see there.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class PartStaging(Staging):
         self._files: Final[list[OpenCubeFile]] = []
         self._written_z = box.offset.z
         self._is_promised: Final = sync
-        super().__init__(mag_folder, sync=True, count=len(self._parts))
+        super().__init__(mag_folder, sync=sync, count=len(self._parts))
 
     @property
     def header(self) -> Header | None:
@@ -90,18 +89,22 @@ class PartStaging(Staging):
         self._written_z = end_z
 
 
-def can_become_cube_files(mag_folder: str, header: Header, box: Box) -> bool:
+def can_become_cube_files(mag_folder: str, header: Header, box: Box, *, sync: bool) -> bool:
     """Whether it is worth while to bring a box into parts: each cube file is missing, or lies wholly in the box. Not
     more than a guess: whether they become cube files is found out when the flusher comes to the box.
 
+    Before they replace cube files they have to be synced. Where that was not asked for, it takes longer than to write
+    the box twice.
+
     :param header: of the mag
     :param box: in voxels of the mag
+    :param sync: whether the box has to reach the disk
     """
     if header.block_type.is_compressed:
         return False
     parts = parts_of(box, header)
     return len(parts) <= MAX_PARTS and all(
-        part == box_of_cube_file(index, header.cube_len)
+        (sync and part == box_of_cube_file(index, header.cube_len))
         or not os.path.lexists(os.path.join(mag_folder, cube_file_path(index)))
         for index, part in parts
     )

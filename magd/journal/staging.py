@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import xxhash
@@ -126,7 +127,7 @@ class Staging:
     def _open(self, folder: str, count: int) -> None:
         try:
             for path in (os.path.dirname(folder), folder):
-                if not os.path.isdir(path):
+                with suppress(FileExistsError):  # the journal may begin at the same moment
                     os.mkdir(path)
             for _ in range(count):
                 if not (self._expected_bytes and self._open_spare(folder)):

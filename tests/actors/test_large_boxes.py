@@ -25,6 +25,7 @@ from magd.cubes.mag_files import MagFiles
 from magd.errors import DataLoss, DiskFull, InvalidRequest
 from magd.geometry import Box, Vec3
 from magd.journal import journal_file
+from magd.journal.journal import Journal
 from magd.journal.staging import Staging
 from magd.voxels import VoxelArray, VoxelFormat
 from tests.support.voxels import make_mag, read, read_result, until, write
@@ -56,6 +57,11 @@ def noise(seed: int = 1) -> VoxelArray:
 def journal_names(tmp_path: Path) -> list[str]:
     folder = tmp_path / "root" / "brain" / "color" / "1" / ".magd" / "journal"
     return sorted(os.listdir(folder)) if folder.exists() else []
+
+
+def data_names(tmp_path: Path) -> list[str]:
+    """Without the journal file, which begins while the first large box is on its way."""
+    return [name for name in journal_names(tmp_path) if ".journal" not in name]
 
 
 async def arrive(
@@ -125,6 +131,45 @@ async def test_the_data_of_a_record_is_the_file_it_arrived_in(
 
 
 @pytest.mark.usefixtures("small_sizes")
+async def test_the_journal_begins_while_the_first_large_box_is_on_its_way(storage: Storage, tmp_path: Path) -> None:
+    name = await make_mag(storage)
+    cost = await storage.check_write(name, BOX, UINT8, Bounds.EXTEND, Mask.ALL)
+    with (
+        await storage.budget.lease(cost) as lease,
+        await storage.arrival(name, BOX, UINT8, Durability.PROCESS, Mask.ALL, lease),
+    ):
+        await until(lambda: any(name.endswith(".journal") for name in journal_names(tmp_path)))
+    await write(storage, name, (0, 0, 0), noise()[0])
+    np.testing.assert_array_equal(await read(storage, name, BOX.offset, BOX.size), noise())
+
+
+@pytest.mark.usefixtures("small_sizes")
+@pytest.mark.parametrize("failures", [1, 1000])
+async def test_a_journal_that_could_not_begin_while_a_box_was_on_its_way_is_tried_again(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    name = await make_mag(storage)
+    real, failed = Journal.begin, 0
+
+    def begin(*given: Any) -> Journal:
+        nonlocal failed
+        if failed < failures:
+            failed += 1
+            raise DiskFull("there is no space")
+        return real(*given)
+
+    monkeypatch.setattr(Journal, "begin", begin)
+    if failures == 1:
+        assert await arrive(storage, name, noise())
+        np.testing.assert_array_equal(await read(storage, name, BOX.offset, BOX.size), noise())
+    else:
+        with pytest.raises(DiskFull):
+            await arrive(storage, name, noise())
+        assert failed >= 2, "once early, and once for the write"
+    monkeypatch.undo()
+
+
+@pytest.mark.usefixtures("small_sizes")
 async def test_on_a_full_disk_nothing_is_staged_and_an_old_outcome_is_told(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,7 +193,7 @@ async def test_on_a_full_disk_nothing_is_staged_and_an_old_outcome_is_told(
         await arrive(storage, name, noise(2), request_id="other")
     assert while_it_arrived
     assert not any(name.endswith("staged") for names in while_it_arrived for name in names)
-    assert not [name for name in journal_names(tmp_path) if name not in before]
+    assert not [name for name in data_names(tmp_path) if name not in before]
 
 
 @pytest.mark.usefixtures("small_sizes")
@@ -157,7 +202,7 @@ async def test_who_leaves_before_the_end_leaves_nothing(storage: Storage, tmp_pa
     name = await make_mag(storage)
     await arrive(storage, name, noise(), stop_after=stop_after)
     await until(lambda: storage.budget.used_bytes == 0)
-    await until(lambda: journal_names(tmp_path) == [])
+    await until(lambda: data_names(tmp_path) == [])
     assert not (await read(storage, name, BOX.offset, BOX.size)).any()
 
 
@@ -181,10 +226,10 @@ async def test_a_call_that_is_cancelled_while_a_thread_works_gives_back_file_and
     with pytest.raises(asyncio.CancelledError):
         await call
     assert storage.budget.used_bytes > 0
-    assert len(journal_names(tmp_path)) == 1
+    assert len(data_names(tmp_path)) == 1
     go_on.set()
     await until(lambda: storage.budget.used_bytes == 0)
-    await until(lambda: journal_names(tmp_path) == [])
+    await until(lambda: data_names(tmp_path) == [])
 
 
 @pytest.mark.usefixtures("small_sizes")
