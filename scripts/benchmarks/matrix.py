@@ -27,7 +27,7 @@ import wkw
 
 import magd_client
 from scripts.benchmarks.clients import Clients, Task, grid
-from scripts.benchmarks.measure import Durability, Probe, Results, Settings, Work
+from scripts.benchmarks.measure import Durability, Probe, Results, Settings, Work, make_memory_ready
 from scripts.benchmarks.volumes import BLOCK_LEN, quiet, random_voxels, webknossos_mag, wkw_dataset, write_plain_file
 from tests.support.daemon import Daemon
 
@@ -200,6 +200,7 @@ def _repeat(
         if results is None:
             call()
             return
+        make_memory_ready(work)
         probe = Probe(pid)
         end = time.perf_counter() + settings.seconds * SHARE_OF_SECONDS
         done = 0

@@ -16,7 +16,7 @@ import numpy as np
 
 import magd_client
 from magd.v1 import maintenance_pb2, maintenance_pb2_grpc
-from scripts.benchmarks.measure import Durability, Goal, Probe, Results, Settings, Work, measured
+from scripts.benchmarks.measure import Durability, Goal, Probe, Results, Settings, Work, make_memory_ready, measured
 from scripts.benchmarks.transfers import READ_INTO
 from scripts.benchmarks.volumes import BLOCK_LEN, random_voxels, wkw_dataset
 from tests.support.daemon import Daemon
@@ -112,6 +112,7 @@ def _by_magd(
     mag: magd_client.MagHandle, pid: int, data: VoxelArray, room: VoxelArray, work: Work, results: Results
 ) -> None:
     for name in ("write new", "overwrite"):
+        make_memory_ready(work)
         probe = Probe(pid)
         mag.write(data, (0, 0, 0), durability="process")
         acknowledged = probe.sample()

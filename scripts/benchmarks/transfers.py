@@ -23,7 +23,7 @@ import numpy as np
 import magd_client
 from scripts.benchmarks.bare import bare_server
 from scripts.benchmarks.clients import Clients, Task
-from scripts.benchmarks.measure import Durability, Goal, Probe, Results, Settings, Work, measured
+from scripts.benchmarks.measure import Durability, Goal, Probe, Results, Settings, Work, make_memory_ready, measured
 from scripts.benchmarks.volumes import BLOCK_LEN, random_voxels, webknossos_mag, write_plain_file
 from tests.soak.samples import Lag
 from tests.support.daemon import Daemon
@@ -138,6 +138,7 @@ class _Transfers:
 
     def _write(self, work: Work, pid: int, mag: magd_client.MagHandle) -> None:
         data = self._c_order if work.order == "C" else self._data
+        make_memory_ready(work)
         probe = Probe(pid)
         mag.write(data, offset=(0, 0, 0), durability=work.durability)
         acknowledged = probe.sample()
