@@ -8,7 +8,9 @@ The product of everything would take days. So two parts of it are measured:
   others refuse it or take many seconds (see the group "compressed").
 - ways through the daemon: TCP, unix socket and shared memory; durability; number of clients; boxes of 256^3, uint8.
 
-Of the kinds of boxes, arrays in C order are written on the grid only, and so are the largest boxes.
+Of the kinds of boxes, arrays in C order are written on the grid only, and so are the largest boxes. Of those that are
+compressed the large ones are measured once, in Fortran order, without a round that warms up: `webknossos` takes minutes
+for one of a GiB.
 
 A write of magd counts until its acknowledgement. None of the others syncs, but for the plain file.
 """
@@ -46,6 +48,8 @@ WAYS_COUNT: Final = 8
 """Boxes of each client."""
 TRANSPORTS: Final = ("tcp", "unix", "shared memory")
 MOST_ROUNDS: Final = 3
+SLOW_BYTES: Final = 128 << 20
+"""Of boxes that are written compressed, from which on that takes very long."""
 COMPRESSED_FILE_LEN: Final = 8
 """`webknossos` compresses a whole cube file for each write: one of 1024^3 voxels takes it a minute."""
 SHARE_OF_SECONDS: Final = 0.25
@@ -64,6 +68,14 @@ class _Kind:
     def offset(self) -> tuple[int, int, int]:
         return (0, 0, 0) if self.is_aligned else OFF_GRID
 
+    @property
+    def size_bytes(self) -> int:
+        return int(np.prod(self.size)) * np.dtype(self.dtype).itemsize
+
+    @property
+    def is_slow(self) -> bool:
+        return self.is_compressed and self.size_bytes >= SLOW_BYTES
+
     def work(self, file_len: int) -> Work:
         return Work(
             group=GROUP,
@@ -71,7 +83,7 @@ class _Kind:
             by="",
             box="x".join(map(str, self.size)),
             dtype=self.dtype,
-            size_bytes=int(np.prod(self.size)) * np.dtype(self.dtype).itemsize,
+            size_bytes=self.size_bytes,
             block_len=BLOCK_LEN,
             file_len=file_len,
             order=self.order,
@@ -102,7 +114,10 @@ def _kinds(settings: Settings) -> Iterator[_Kind]:
     orders: tuple[Literal["F", "C"], ...] = ("F", "C")
     for parts in itertools.product(sizes, ("uint8", "uint32"), (True, False), orders, (False, True)):
         kind = _Kind(*parts)
-        if kind.is_aligned or (kind.order == "F" and kind.size != SIZES[-1]):
+        if kind.order == "F":
+            if kind.is_aligned or kind.size != SIZES[-1]:
+                yield kind
+        elif kind.is_aligned and not kind.is_slow:
             yield kind
 
 
@@ -117,7 +132,8 @@ def _measure_kind(
     folder.mkdir()
     with ExitStack() as stack:
         calls = list(_calls(kind, folder, layer, data, file_len, stack))
-        for number in range(min(MOST_ROUNDS, settings.rounds) + 1):
+        numbers = (1,) if kind.is_slow else range(min(MOST_ROUNDS, settings.rounds) + 1)
+        for number in numbers:  # 0 warms up
             for by, name, call in calls:
                 is_magd = by == "magd"
                 work = replace(
