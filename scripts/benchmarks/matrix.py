@@ -216,7 +216,7 @@ def _repeat(
         if results is None:
             call()
             return
-        make_memory_ready(work)
+        make_memory_ready(work, settings)
         probe = Probe(pid)
         end = time.perf_counter() + settings.seconds * SHARE_OF_SECONDS
         done = 0

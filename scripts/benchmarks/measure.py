@@ -7,9 +7,9 @@
    this process it has the data of the benchmark in it.
 3. A row of the results has the medians over the rounds.
 4. A comparison is the median over the rounds of the quotients within a round.
-5. Before a work with a large box, memory is taken from the system and given back. A virtual machine may have given the
-   memory that it does not use to its host; it then takes five times as long to write the first bytes into a page, and
-   whoever came first after a pause would pay for that.
+5. Before a work with a large box, memory is taken from the system and given back, for arrays and for files. A virtual
+   machine may have given the memory that it does not use to its host; it then takes five times as long to write the
+   first bytes into a page, and whoever came first after a pause would pay for that.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
@@ -32,9 +33,11 @@ MEBIBYTE: Final = 1 << 20
 
 LARGE_BYTES: Final = 16 << 20
 """Of a box, from which on memory is made ready for it."""
-READY_BOXES: Final = 4
-"""Memory for so many boxes: in this process, in the other one, in the journal and in the cube files."""
-MOST_READY_BYTES: Final = 1 << 30
+READY_BOXES: Final = 2
+"""Memory for so many boxes: in this process and the other one; in the journal and the cube files."""
+MOST_READY_BYTES: Final = 512 << 20
+READY_PIECE_BYTES: Final = 4 << 20
+"""The kernel takes larger pages for larger pieces."""
 
 Durability: TypeAlias = Literal["none", "process", "disk"]
 Table: TypeAlias = Literal["daemon", "engine", "compressed"]
@@ -264,17 +267,15 @@ class Probe:
 
 
 @contextmanager
-def measured(
-    results: Results, work: Work, *, there: int | None = None, here: Sequence[int] | None = None
-) -> Iterator[None]:
+def measured(results: Results, work: Work, settings: Settings, *, there: int | None = None) -> Iterator[None]:
     """Note what happens inside as one box of a work."""
-    make_memory_ready(work)
-    probe = Probe(there, here)
+    make_memory_ready(work, settings)
+    probe = Probe(there)
     yield
     results.add(work, probe.sample())
 
 
-def make_memory_ready(work: Work) -> None:
+def make_memory_ready(work: Work, settings: Settings) -> None:
     """To be called before a work with a large box begins."""
     size = min(READY_BOXES * work.size_bytes, MOST_READY_BYTES)
     if work.size_bytes < LARGE_BYTES:
@@ -284,6 +285,10 @@ def make_memory_ready(work: Work) -> None:
         pages = np.frombuffer(memory, np.uint8)[:: mmap.PAGESIZE]
         pages[:] = 1
         del pages  # the memory cannot be given back while there is a view of it
+    with TemporaryFile(dir=settings.folder, buffering=0) as file:
+        piece = bytes(READY_PIECE_BYTES)
+        for _ in range(0, size, len(piece)):
+            file.write(piece)
 
 
 def family(pid: int) -> list[int]:

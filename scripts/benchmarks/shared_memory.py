@@ -66,11 +66,11 @@ def run(settings: Settings, results: Results) -> None:
             for file_len in dict.fromkeys((partly, wholly)):
                 of_files = replace(base, file_len=file_len)
                 with wkw_dataset(folder / f"wkw-{number}-{file_len}", "uint8", file_len) as files:
-                    _by_wkw(files, data, replace(of_files, by="wkw"), results)
+                    _by_wkw(files, data, replace(of_files, by="wkw"), settings, results)
                 for transport, (pid, dataset) in datasets.items():
                     layer = dataset.add_layer(f"color-{number}-{file_len}", category="color", dtype="uint8")
                     mag = layer.add_mag("1", block_len=BLOCK_LEN, file_len=file_len)
-                    _by_magd(mag, pid, data, room, replace(of_files, transport=transport), results)
+                    _by_magd(mag, pid, data, room, replace(of_files, transport=transport), settings, results)
             if number == 0:
                 results.forget(GROUP)
     for name, file_len, said, reach in (
@@ -100,19 +100,25 @@ def _limits(address: str) -> maintenance_pb2.Limits:
         return info.limits
 
 
-def _by_wkw(files: Any, data: VoxelArray, work: Work, results: Results) -> None:
+def _by_wkw(files: Any, data: VoxelArray, work: Work, settings: Settings, results: Results) -> None:
     for name in ("write new", "overwrite"):
-        with measured(results, replace(work, name=name)):
+        with measured(results, replace(work, name=name), settings):
             files.write((0, 0, 0), data)
-    with measured(results, replace(work, name=READ)):
+    with measured(results, replace(work, name=READ), settings):
         files.read((0, 0, 0), data.shape)
 
 
 def _by_magd(
-    mag: magd_client.MagHandle, pid: int, data: VoxelArray, room: VoxelArray, work: Work, results: Results
+    mag: magd_client.MagHandle,
+    pid: int,
+    data: VoxelArray,
+    room: VoxelArray,
+    work: Work,
+    settings: Settings,
+    results: Results,
 ) -> None:
     for name in ("write new", "overwrite"):
-        make_memory_ready(work)
+        make_memory_ready(work, settings)
         probe = Probe(pid)
         mag.write(data, (0, 0, 0), durability="process")
         acknowledged = probe.sample()
@@ -121,7 +127,7 @@ def _by_magd(
         results.add(replace(of_write, name=f"{name}, acknowledged"), acknowledged)
         results.add(replace(of_write, name=f"{name}, sustained"), probe.sample())
         mag.flush()  # so that what follows does not share the disk with it
-    with measured(results, replace(work, name=READ), there=pid):
+    with measured(results, replace(work, name=READ), settings, there=pid):
         mag.read((0, 0, 0), data.shape)
-    with measured(results, replace(work, name=READ_INTO), there=pid):
+    with measured(results, replace(work, name=READ_INTO), settings, there=pid):
         mag.read((0, 0, 0), data.shape, out=room)

@@ -93,11 +93,11 @@ class _Transfers:
             self._stall_goal(clients, seconds)
 
     def _peers(self, number: int, bare: BareServer) -> None:
-        with measured(self._results, self._sink, there=bare.pid):
+        with measured(self._results, self._sink, self._settings, there=bare.pid):
             bare.pour(self._data)
-        with measured(self._results, self._source, there=bare.pid):
+        with measured(self._results, self._source, self._settings, there=bare.pid):
             bare.drain(self._data.nbytes)
-        with measured(self._results, self._file):
+        with measured(self._results, self._file, self._settings):
             write_plain_file(self._folder / "plain", self._data)
         for work, data in ((self._webknossos, self._data), (replace(self._webknossos, order="C"), self._c_order)):
             mag = webknossos_mag(
@@ -107,7 +107,7 @@ class _Transfers:
                 self._settings.file_len,
                 self._settings.edge,
             )
-            with measured(self._results, work):
+            with measured(self._results, work, self._settings):
                 mag.write(data, absolute_offset=(0, 0, 0))
 
     def _magd(self, number: int, pid: int, dataset: magd_client.Dataset) -> None:
@@ -119,9 +119,9 @@ class _Transfers:
                 self._write(replace(work, name="write new"), pid, mag)
                 self._write(replace(work, name="overwrite"), pid, mag)
                 if durability == "process" and file_len == self._base.file_len:
-                    with measured(self._results, replace(self._base, name="read"), there=pid):
+                    with measured(self._results, replace(self._base, name="read"), self._settings, there=pid):
                         mag.read((0, 0, 0), self._data.shape)
-                    with measured(self._results, replace(self._base, name=READ_INTO), there=pid):
+                    with measured(self._results, replace(self._base, name=READ_INTO), self._settings, there=pid):
                         mag.read((0, 0, 0), self._data.shape, out=self._room)
         mag = self._new_mag(dataset, f"C-{number}", self._base.file_len)
         self._write(replace(self._base, durability="process", name="write new", order="C"), pid, mag)
@@ -138,7 +138,7 @@ class _Transfers:
 
     def _write(self, work: Work, pid: int, mag: magd_client.MagHandle) -> None:
         data = self._c_order if work.order == "C" else self._data
-        make_memory_ready(work)
+        make_memory_ready(work, self._settings)
         probe = Probe(pid)
         mag.write(data, offset=(0, 0, 0), durability=work.durability)
         acknowledged = probe.sample()
