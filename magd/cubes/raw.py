@@ -9,6 +9,7 @@ by equal ones.
 from __future__ import annotations
 
 import os
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from magd.cubes import scratch
@@ -44,23 +45,30 @@ def read_blocks(file: OpenCubeFile, copy: BoxCopy) -> None:
 
 
 def write_blocks(file: OpenCubeFile, copy: BoxCopy) -> None:
-    """Write the box of `copy` into a raw cube file that is open for reading and writing, by this thread only: several
-    that write one file wait for its lock in the kernel, and for the processor that the others spend on that.
+    """Write the box of `copy` into a raw cube file that is open for reading and writing. If there is much to do, other
+    threads bring blocks into order meanwhile, but one at a time writes: several that write one file wait for its lock
+    in the kernel, and for the processor that the others spend on that.
 
     :raises DataLoss: the file cannot be written, or ends too early
     :raises DiskFull: some of the box may have been written
     """
-    for group in copy.groups("write"):
+    in_kernel = Lock()
+
+    def write(group: Group) -> None:
         blocks = copy.in_box(group)
         if blocks is not None:
-            _write(file, group, blocks.data)
-            continue
+            with in_kernel:
+                _write(file, group, blocks.data)
+            return
         memory = scratch.take(group.moves.memory_bytes + group.moves.gap_bytes)
         bytes_in_memory = memory.array.data
         _read(file, group, bytes_in_memory)
         copy.from_box(group, memory.array)
-        _write(file, group, bytes_in_memory)
+        with in_kernel:
+            _write(file, group, bytes_in_memory)
         scratch.give_back(memory)
+
+    for_each(write, copy.groups("write"), worth=copy.nbytes)
 
 
 def read_run(file: OpenCubeFile, index: int, blocks: BlockBuffer) -> None:
