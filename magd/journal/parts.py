@@ -1,6 +1,7 @@
 """The data of a record in files that are laid out like cube files, and can become cube files.
 
-A large box is written once where each cube file under it is missing, or lies wholly in the box:
+A large box is written once where each cube file under it is missing; or lies wholly in the box, if that was promised
+to be on the disk:
 
 1. While it arrives its voxels go into one new file for each cube file under it, its part: header, blocks, holes
    elsewhere (`part_staging`). When the record is written, the parts get names that follow from its number and from the
@@ -29,6 +30,8 @@ A box that was promised to outlive the process only, and whose cube files are al
    nothing else. It is made while no sync of the journal is under way: the next one, which may raise the record to DISK,
    brings the mark to the disk before the record.
 3. When the parts have become cube files, these count as not synced.
+4. Over cube files that are there it has no parts, as these would be synced before they replace anything: to write such
+   a box twice, and sync nothing, takes two thirds of the time.
 
 Why it is sound to apply a part again, whatever is there after a crash, by copying the voxels of the box from it:
 
