@@ -158,7 +158,10 @@ class CommittedBoxes:
             entry = in_parts[number]
             parts = [os.path.relpath(path, self._folder) for path in paths]
             try:
-                if self.files.link(entry.box, parts, synced=number not in unsynced):
+                is_done = self.files.link(entry.box, parts, synced=number not in unsynced)
+                # A sync of the parts that failed meanwhile was heard of by the journal, and may not be any more by the
+                # descriptors of the cube files. To write the box from memory makes that good.
+                if is_done and not journal.broken and journal.has_parts(number):
                     linked.append(entry)
             except MagdError as error:
                 # It is tried again by writing the box.

@@ -29,6 +29,7 @@ import os
 import secrets
 import threading
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -213,11 +214,12 @@ class Journal:
                 synced = {number for number in found if number <= self._durable}
             if not found or self.broken:
                 return {}
+            made: list[str] = []
             try:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
                 for number in found:
                     mark = linked_path if number in synced else unsynced_path
-                    os.close(os.open(mark(self._folder, number), flags, 0o666))
+                    if _make_mark(path := mark(self._folder, number)):
+                        made.append(path)
             except OSError:
                 return {}  # a mark on parts that were not changed does no harm
             if not synced:
@@ -225,6 +227,10 @@ class Journal:
             try:
                 fsync_folder(self._folder)
             except OSError as error:
+                # A later sync proves nothing for these names: the next attempt makes them anew.
+                with suppress(OSError):
+                    for path in made:
+                        unlink_if_there(path)
                 self._break(unknown(from_os_error(error, self._folder)))
                 return {}
             return found
@@ -425,6 +431,18 @@ class Journal:
     def _break(self, error: MagdError) -> None:
         with self._changing:
             self._broken = self._broken or error.message
+
+
+def _make_mark(path: str) -> bool:
+    """Make an empty file.
+
+    :return: False: it was there
+    """
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+    except FileExistsError:
+        return False
+    return True
 
 
 def _make_folders(mag_folder: str, folder: str) -> None:

@@ -7,7 +7,7 @@ import errno
 import os
 import random
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from magd.cubes.mag_files import MagFiles
 from magd.errors import MagdError
 from magd.geometry import Box
 from magd.journal import journal_file
+from magd.journal.journal import Journal
 from magd.voxels import VoxelArray, VoxelFormat
 from tests.actors.conftest import CONFIG
 from tests.support.voxels import make_mag, read, until, write
@@ -188,6 +189,33 @@ async def test_a_box_that_need_not_be_on_the_disk_becomes_missing_cube_files_wit
     await storage.flush("")
     assert synced.count("wkw") == 3
     assert not list((folder / ".magd" / "journal").glob("*.unsynced"))
+    np.testing.assert_array_equal(await read(storage, name, box.offset, box.size), noise(box))
+
+
+async def test_a_box_whose_parts_failed_to_be_synced_while_they_became_cube_files_is_written_from_memory(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = await make_mag(storage, block_len=8, file_len=4)
+    await write(storage, name, (90, 90, 90), np.full((2, 2, 2), 9, np.uint8))  # the journal has begun
+    await until(lambda: storage.budget.used_bytes == 0)
+    real_link, real_write, written = MagFiles.link, MagFiles.write_many, []
+
+    def link(self: MagFiles, box: Box, paths: list[str], *, synced: bool) -> bool:
+        # The journal hears of it before the cube files have a descriptor that would.
+        monkeypatch.setattr(Journal, "broken", "a sync failed")
+        return real_link(self, box, paths, synced=synced)
+
+    def write_many(self: MagFiles, boxes: Any, **options: Any) -> Any:
+        written.extend(box for box, _ in boxes)
+        return real_write(self, boxes, **options)
+
+    monkeypatch.setattr(MagFiles, "link", link)
+    monkeypatch.setattr(MagFiles, "write_many", write_many)
+    box = Box.of((0, 0, 0), (64, 32, 32))
+    await arrive(storage, name, box, noise(box), Durability.PROCESS)
+    await until(lambda: storage.budget.used_bytes == 0)
+    assert written == [box]
+    monkeypatch.undo()
     np.testing.assert_array_equal(await read(storage, name, box.offset, box.size), noise(box))
 
 

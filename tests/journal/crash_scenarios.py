@@ -112,7 +112,8 @@ class CubeFiles:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self.dirty: set[str] = set()
+        self.dirty: dict[str, int] = {}
+        """A descriptor of each, from before it was written: it hears of a failed sync by others."""
         self.replaced = 0
         header = header_of(FORMAT)
         assert header is not None
@@ -140,7 +141,7 @@ class CubeFiles:
                     os.rename(temporary, path)
                 finally:
                     os.close(fd)
-            self.dirty.add(path)
+            self._add_dirty(path)
             with OpenCubeFile.of(os.open(path, os.O_RDWR), path, self.header) as file:
                 raw.write_blocks(file, copy_of(part, box, rows, self.header))
 
@@ -160,14 +161,15 @@ class CubeFiles:
                 if not os.path.exists(target):
                     os.link(source, target)
                     if not synced:
-                        self.dirty.add(target)
+                        self._add_dirty(target)
                 elif part != box_of_cube_file(index, CUBE_LEN):
                     return False
                 elif not os.path.samefile(source, target):
                     temporary = self._free_temporary()
                     os.link(source, temporary)
                     os.rename(temporary, target)
-                    self.dirty.discard(target)
+                    if target in self.dirty:
+                        os.close(self.dirty.pop(target))
                     self.replaced += 1
         except OSError:
             return False
@@ -183,13 +185,18 @@ class CubeFiles:
     def sync(self) -> None:
         """Bring everything to the disk. If it fails nobody may go on."""
         for path in sorted(self.dirty):
-            fd = os.open(path, os.O_RDWR)
-            try:
-                os.fdatasync(fd)
-            finally:
-                os.close(fd)
-        self.dirty.clear()
+            os.fdatasync(self.dirty[path])
+            os.close(self.dirty.pop(path))
         fsync_folder(self.root)
+
+    def close(self) -> None:
+        """The process is gone."""
+        while self.dirty:
+            os.close(self.dirty.popitem()[1])
+
+    def _add_dirty(self, path: str) -> None:
+        if path not in self.dirty:
+            self.dirty[path] = os.open(path, os.O_RDWR)
 
 
 def row_of(root: str) -> np.ndarray[Any, Any]:
@@ -275,6 +282,7 @@ class Life:
 
     def end(self) -> None:
         """The process is gone: its descriptors are closed by the system."""
+        self.files.close()
         if self.journal is not None:
             self.journal.close()
 
@@ -300,7 +308,7 @@ class Life:
         come_back = {index_of(write) for write in recovery.writes}
         self.recovered = known
         self.model.durable |= come_back - self.model.torn
-        self.model.appended |= come_back
+        self.model.appended |= come_back - self.model.torn
         self.model.retired |= self.model.maybe - come_back
         self.model.maybe.clear()
         self.note()
@@ -337,6 +345,7 @@ class Life:
         unsynced = number > self.journal.durable and self._needs_no_sync(record)
         if unsynced:
             self.model.unsynced.add(index_of(record))
+            self.note()  # from its mark on, which is made now
         else:
             self._sync_before_link(number)
         paths = self.journal.link([number], unsynced=[number] if unsynced else ()).get(number)
@@ -474,7 +483,7 @@ class Life:
 
     def _is_durable(self, number: int) -> None:
         indices = {index_of(record) for at, record in self.in_memory.items() if at <= number}
-        self.model.durable |= indices - self.model.torn
+        self.model.durable |= indices - self.model.torn - self.left
         self.note()
 
     def _rewrite(self) -> None:
@@ -527,6 +536,9 @@ class Life:
             self.model.durable |= self.left - self.model.torn
             self.left = set()
             self.note()
+        else:
+            # From here on: should it fail to remove all files, it may have removed theirs.
+            self.left |= indices
         try:
             self.journal.retire(old)
         except MagdError:
@@ -538,7 +550,6 @@ class Life:
             # Not before: records before theirs might come back over them.
             self.model.durable |= indices - self.model.torn
         else:
-            self.left |= indices
             self.retired_unsynced += 1
         self.in_memory = {number: record for number, record in self.in_memory.items() if number > last}
         self.note()

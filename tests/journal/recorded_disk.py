@@ -9,9 +9,10 @@ While `recording`, the functions of `os` that change files write down what they 
   independent of the others. Where a file has its new length but not its new bytes there are zeros, or what was in
   files before.
 - After a sync that failed nothing written before it can be relied on any more, also when a later sync succeeds. What is
-  written over it later, and synced, counts.
+  written over it later, and synced, counts. Descriptors that were open when it failed hear of it, each once.
 
-Faults make chosen calls fail.
+Faults make chosen calls fail, but no sync of the folder that is recorded: its names go through the journal of the file
+system, which has ended if it cannot write them.
 """
 
 from __future__ import annotations
@@ -100,6 +101,8 @@ class RecordedDisk:
     calls: list[str] = field(default_factory=list)
     _fds: dict[int, Inode | str] = field(default_factory=dict)
     _names: dict[str, Inode] = field(default_factory=dict)
+    _unheard: set[int] = field(default_factory=set)
+    """Descriptors that have to be told of a failed sync by another one."""
 
     def note(self, what: Any) -> None:
         self.log.append(Event(what))
@@ -118,6 +121,7 @@ class RecordedDisk:
         self.log.clear()
         self._fds.clear()
         self._names.clear()
+        self._unheard.clear()
         known: dict[int, Inode] = {}
         for parent, folders, files in os.walk(folder):
             self.log += [Name(os.path.join(parent, name), None, is_folder=True) for name in folders]
@@ -189,7 +193,12 @@ class RecordedDisk:
             if what is None:
                 real(fd)
                 return
-            code = self._fails(name)
+            code = None if what == self.root else self._fails(name)
+            if fd in self._unheard:
+                self._unheard.discard(fd)
+                code = code or errno.EIO
+            elif code and isinstance(what, Inode):
+                self._unheard.update(other for other, inode in self._fds.items() if inode is what and other != fd)
             if isinstance(what, Inode):
                 self.log.append(FailedSync(what) if code else Sync(what))
             else:
@@ -236,6 +245,7 @@ class RecordedDisk:
 
         def record_close(fd: int) -> None:
             self._fds.pop(fd, None)
+            self._unheard.discard(fd)
             real(fd)
 
         recorders: dict[str, Callable[..., Any]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from magd.atomic import unlink_if_there
 from magd.errors import DataLoss
 from magd.geometry import Box
 from magd.journal import format as record_format
+from magd.journal import journal as journal_module
 from magd.journal import journal_file, scan
 from magd.journal.journal import Journal
 from magd.journal.part_staging import PartStaging, can_become_cube_files
@@ -92,6 +94,27 @@ def test_parts_may_be_linked_only_when_the_record_is_on_the_disk(tmp_path: Path)
     assert not journal.has_parts(number)
     journal.close()
     assert [name.rpartition(".")[2] for name in os.listdir(journal_folder(str(tmp_path)))] == ["journal"]
+
+
+def test_marks_whose_names_did_not_get_to_the_disk_are_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, record, number = appended(tmp_path)
+    journal.sync()
+    mark = linked_path(journal_folder(str(tmp_path)), number)
+
+    def fail(folder: str) -> None:
+        assert os.path.exists(mark)
+        raise OSError(errno.EIO, os.strerror(errno.EIO), folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_module, "fsync_folder", fail)
+        assert journal.link([number]) == {}
+    assert journal.broken
+    assert not os.path.exists(mark), "a later sync of the folder would prove nothing for this name"
+    journal.rewrite(make_head(format=FORMAT), {number: record})
+    assert len(journal.link([number])[number]) == 8
+    journal.close()
 
 
 def test_parts_that_were_written_again_from_memory_are_not_linked(tmp_path: Path) -> None:
