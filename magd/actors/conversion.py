@@ -113,7 +113,7 @@ class ConversionRun:
         actor.operation = self._operation.name
         try:
             await actor.apply_all()
-            actor.track_changes(self._target.header)
+            actor.tracker.begin(self._target.header)
             cubes = await self._cubes(facts.header.cube_len)
             gain = await copies.estimate_gain(cubes) if self._min_gain else 1.0
             if gain < self._min_gain:
@@ -126,7 +126,7 @@ class ConversionRun:
                 name = await self._catch_up_and_publish(copies)
                 note = self._note_on_gain(copies)
         finally:
-            actor.stop_tracking()
+            actor.tracker.end()
             actor.operation = ""
             await self._threads.run(remove_tree, work_folder)
         self._operation.update(statistics=self._statistics(copies, time.monotonic() - began, note))
@@ -140,10 +140,10 @@ class ConversionRun:
         carried: list[Carried] = []
 
         async def finish() -> None:
-            changed.update(actor.take_changes())
+            changed.update(actor.tracker.take())
             if changed.size_bytes + actor.unapplied_bytes > CARRIED_BYTES:
                 await actor.apply_all()
-                changed.update(actor.take_changes())
+                changed.update(actor.tracker.take())
                 await copies.splice(changed, in_haste=True, can_cancel=False)
                 changed.clear()
                 await self._threads.run(sync_folders, target.work_folder)
@@ -169,12 +169,12 @@ class ConversionRun:
         """
         for number in range(ROUNDS):
             await self._actor.apply_all()
-            changed = self._actor.take_changes()
+            changed = self._actor.tracker.take()
             if changed.size_bytes <= LITTLE_BYTES:
                 return changed
             await copies.splice(changed, in_haste=number >= PATIENT_ROUNDS)
         await self._actor.apply_all()
-        return self._actor.take_changes()
+        return self._actor.tracker.take()
 
     async def _cubes(self, cube_len: int) -> list[Vec3]:
         """The cube files of the copy under which there are cube files of the mag.

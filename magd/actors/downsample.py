@@ -310,19 +310,19 @@ class _Tracked:
         self.facts = await self.actor.describe()
         self.everything = ChangedBlocks(self.facts.header)
         self.actor.operation = self._operation.name
-        self.actor.track_changes(self.facts.header)
+        self.actor.tracker.begin(self.facts.header)
 
     async def __aexit__(self, *_: object) -> None:
         try:
             await self.actor.apply_all()
             self.take()
         finally:
-            self.actor.stop_tracking()
+            self.actor.tracker.end()
             self.actor.operation = ""
 
     def take(self) -> ChangedBlocks:
         """The blocks written since the last call."""
-        taken = self.actor.take_changes()
+        taken = self.actor.tracker.take()
         self.everything.update(taken)
         return taken
 

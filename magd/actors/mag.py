@@ -20,20 +20,20 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias, cast
 
-import numpy as np
 import structlog
 
 from magd.acknowledgement import Acknowledgement, Revision
 from magd.actors.actor import Actor, Envelope
 from magd.actors.commit import CommitPoint
-from magd.actors.cube_listing import list_some
 from magd.actors.history import History
 from magd.actors.journal_keeper import JournalKeeper
 from magd.actors.messages import Describe, ExpectWrite, Flush, Hold, ListCubeFiles, Message, Read, ReadSlabs, Write
-from magd.actors.opening import exchange_files, header_of, layer_box, open_mag
+from magd.actors.opening import exchange_files, header_of, open_mag
 from magd.actors.outcomes import Outcomes
-from magd.actors.requests import outside, slabs_of
+from magd.actors.reach import Reach
+from magd.actors.reading import Reader
 from magd.actors.schedule import Claim, Schedule, Turn
+from magd.actors.tracking import Tracker
 from magd.actors.types import (
     Bounds,
     ExchangeEvent,
@@ -46,13 +46,10 @@ from magd.actors.types import (
     StorageConfig,
     WriteCommand,
 )
-from magd.compression.changed_blocks import ChangedBlocks
 from magd.errors import InternalError, MagdError, OutOfBounds, Reason
-from magd.geometry import BoundingBox
-from magd.journal.overlay import read_through
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
     from magd.actors.budget import Lease
     from magd.actors.carrying import Carried
@@ -64,11 +61,9 @@ if TYPE_CHECKING:
     from magd.actors.threads import Threads
     from magd.catalog.names import MagName
     from magd.catalog.root import Root
+    from magd.compression.changed_blocks import ChangedBlocks
     from magd.cubes.header import Header
     from magd.geometry import Box, Vec3
-    from magd.journal.overlay import Entry
-    from magd.properties.file import Snapshot
-    from magd.voxels import VoxelArray
 
 log = structlog.get_logger(__name__)
 
@@ -108,6 +103,8 @@ class MagActor(Actor[Message]):
         """The name of the operation that runs on the mag; while there is one, the actor does not rest."""
         self.is_held = False
         """Whether somebody holds the mag, or waits for it."""
+        self.tracker = Tracker()
+        """Of the blocks that are written."""
         self._root = root
         self._dataset = dataset
         self._threads = threads
@@ -119,9 +116,7 @@ class MagActor(Actor[Message]):
         self._opened: OpenedMag | None = None
         self._commit_point: CommitPoint | None = None
         self._history = History(Revision(0, 0))
-        self._changed: ChangedBlocks | None = None
-        self._reach: tuple[Snapshot, BoundingBox] | None = None
-        """What `_reach_in` found last."""
+        self._reach = Reach(name, dataset)
         self._running = 0
         self._writes = 0
         self._reads = 0
@@ -204,26 +199,18 @@ class MagActor(Actor[Message]):
         return self._point().boxes.overlay.size_bytes
 
     async def read_changed(self, changed: ChangedBlocks) -> list[Carried]:
-        """The voxels of some blocks, of those that were written since `take_changes`, and of everything that is not in
+        """The voxels of some blocks, of those that were written since `tracker.take`, and of everything that is not in
         the cube files yet. Only for work that holds the mag.
         """
-        point, files = self._point(), self._require().files
-        changed.update(self.take_changes())
-        for box in point.boxes.overlay.boxes():
-            changed.add(box)
-        boxes = [(box, point.boxes.overlay.touching(box)) for box in changed.boxes()]
-
-        def read() -> list[Carried]:
-            return [(box, read_through(files.read, box, entries)) for box, entries in boxes]
-
-        return await self._threads.run(read)
+        changed.update(self.tracker.take())
+        return await self._reader().blocks(changed)
 
     async def swap_files(self, new_folder: str, changed: ChangedBlocks, exchange: Exchange | None = None) -> None:
         """Put other files of the same voxels in place of the mag's. Only for work that holds the mag.
 
         :param new_folder: where the new files are, complete and on the disk; the old ones are there afterwards
         :param changed: blocks that were written since they were copied to the new files: they come along in the
-            journal, with what was written since `take_changes`
+            journal, with what was written since `tracker.take`
         :param exchange: is given what exchanges the folders, where more has to change with them
         """
         opened, keeper = self._require(), self._point().keeper
@@ -264,23 +251,6 @@ class MagActor(Actor[Message]):
                 metadata={"field": "changed_since", "value": text},
             )
         return boxes
-
-    def track_changes(self, layout: Header) -> None:
-        """Collect the blocks that are written from now on, in writes under way included.
-
-        :param layout: whose blocks to count
-        """
-        self._changed = ChangedBlocks(layout)
-
-    def take_changes(self) -> ChangedBlocks:
-        """The blocks written since tracking began or since the last call."""
-        assert self._changed is not None, "tracking has begun"
-        changed, self._changed = self._changed, ChangedBlocks(self._changed.layout)
-        return changed
-
-    def stop_tracking(self) -> None:
-        """Collect no more."""
-        self._changed = None
 
     @property
     def queued(self) -> int:
@@ -336,7 +306,7 @@ class MagActor(Actor[Message]):
                 self._outcomes,
                 min_durability=self._config.min_durability,
                 disk_reserve_bytes=self._config.disk_reserve_bytes,
-                missing=self._missing,
+                missing=self._reach.missing,
             )
             self._history = History(keeper.revision)
             await self._take_up(opened, keeper)
@@ -362,7 +332,7 @@ class MagActor(Actor[Message]):
             self._outcomes,
             flush_seconds=self._config.flush_seconds,
             extend=lambda box: self._dataset.extend(self.mag_name.layer, box),
-            on_applied=self._note_changes,
+            on_applied=self.tracker.note,
             on_broken=self.close,
             warn=lambda text: self._notices.add(self.mag_name, text),
         )
@@ -419,7 +389,9 @@ class MagActor(Actor[Message]):
                 )
             case ListCubeFiles() as listing:
                 turn = self._schedule.enter(Claim())
-                jobs.create_task(self._perform(envelope, turn, lambda: self._list(listing), skippable=True))
+                jobs.create_task(
+                    self._perform(envelope, turn, lambda: self._reader().cube_files(listing), skippable=True)
+                )
             case Flush(level):
                 # Everything acknowledged before has left the schedule: a flush that begins now covers it.
                 turn = self._schedule.enter(Claim())
@@ -448,14 +420,12 @@ class MagActor(Actor[Message]):
 
     def _is_plain(self, command: WriteCommand) -> bool:
         """Whether there is nothing to wait for but the record: then a task would be the larger part of the work."""
-        snapshot = self._dataset.known_now()
         return (
             command.bounds is Bounds.EXTEND
             and command.mask is Mask.ALL
             and command.if_revision is None
             and self._point().takes_no_time(command.durability)
-            and snapshot is not None
-            and self._reach_in(snapshot).contains(command.box.in_mag_1(self.mag_name.mag))
+            and self._reach.contains_now(command.box)
         )
 
     def _end_write(
@@ -510,13 +480,13 @@ class MagActor(Actor[Message]):
     async def _write(self, write: Write) -> Acknowledgement:
         point = self._point()
         if write.command.bounds is Bounds.REJECT:
-            await self._check_bounds(write.command.box)
+            await self._reach.require(write.command.box)
         if write.command.if_revision is not None:
             # The write has its turn: no overlapping box is committed between this look and its own commit.
             revision = point.keeper.revision
             self._history.require_unchanged(write.command.if_revision, write.command.box, self.name, revision)
         if write.command.mask is Mask.NONZERO:
-            write = replace(write, command=await self._masked(write.command))
+            write = replace(write, command=await self._reader().under_mask(write.command))
         acknowledgement = await point.commit(write)
         self._note_commit(write.command.box, acknowledgement)
         return acknowledgement
@@ -525,73 +495,14 @@ class MagActor(Actor[Message]):
         self._history.add(acknowledgement.revision, box)
         self._writes += 1
 
-    async def _masked(self, command: WriteCommand) -> WriteCommand:
-        """The same write with what is there now in place of the voxels that are zero."""
-        there = (await self._read_voxels(command.box))[0]
-
-        def lay() -> VoxelArray:
-            np.copyto(there, command.data, where=(command.data != 0).any(axis=0))
-            return there
-
-        return replace(command, data=await self._threads.run(lay), staging=None)
-
-    async def _check_bounds(self, box: Box) -> None:
-        bounds = layer_box(await self._dataset.current(), self.mag_name)
-        if not bounds.contains(box):
-            raise outside(box, bounds, self.mag_name)
-
-    async def _missing(self, box: BoundingBox) -> BoundingBox:
-        """What the layer's bounding box must be enlarged by to contain a box; empty if it does."""
-        return BoundingBox.empty() if self._reach_in(await self._dataset.known()).contains(box) else box
-
-    def _reach_in(self, snapshot: Snapshot) -> BoundingBox:
-        """What the layer's bounding box contains of the mag."""
-        if self._reach is None or self._reach[0] is not snapshot:
-            layer, mag = snapshot.properties.layer(self.mag_name.layer), self.mag_name.mag
-            reach = BoundingBox.empty() if layer is None else layer.bounding_box.in_mag(mag).in_mag_1(mag)
-            self._reach = (snapshot, reach)
-        return self._reach[1]
-
     async def _read(self, box: Box) -> ReadResult:
-        data, revision = await self._read_voxels(box)
+        result = await self._reader().box(box)
         self._reads += 1
-        return ReadResult(box, data, revision)
-
-    async def _read_voxels(self, box: Box) -> tuple[VoxelArray, Revision]:
-        """Files and overlay together, in one step; to be called in a turn."""
-        point = self._point()
-        revision, entries = point.keeper.revision, point.boxes.overlay.touching(box)
-        files = self._require().files
-
-        return await self._threads.run(read_through, files.read, box, entries), revision
+        return result
 
     async def _read_slabs(self, reading: ReadSlabs, envelope: Envelope[Message]) -> None:
-        """The same, slab by slab: the whole box is of the moment in which its turn begins."""
-        point = self._point()
-        revision, entries = point.keeper.revision, point.boxes.overlay.touching(reading.box)
-        files = self._require().files
-        loop = asyncio.get_running_loop()
-
-        def read() -> None:
-            for slab in slabs_of(reading.box, files.header):
-                if envelope.abandoned:
-                    return
-                data = read_through(files.read, slab, entries)
-                loop.call_soon_threadsafe(reading.give, Slab(data, revision))
-
-        await self._threads.run(read)
+        await self._reader().slabs(reading, lambda: not envelope.abandoned)
         self._reads += 1
-
-    async def _list(self, listing: ListCubeFiles) -> list[ListedCubeFile]:
-        # Pending first: what gets into the files meanwhile is in both.
-        files, pending = self._require().files, self._point().boxes.overlay.boxes()
-        return await self._threads.run(list_some, files, pending, listing)
-
-    def _note_changes(self, entries: Sequence[Entry]) -> None:
-        """Entries of the overlay got into the cube files."""
-        if self._changed is not None:
-            for entry in entries:
-                self._changed.add(entry.box)
 
     def _facts(self) -> MagFacts:
         opened, point = self._require(), self._point()
@@ -600,6 +511,9 @@ class MagActor(Actor[Message]):
     def _require(self) -> OpenedMag:
         assert self._opened is not None, "the actor receives after it has opened"
         return self._opened
+
+    def _reader(self) -> Reader:
+        return Reader(self._point().keeper, self._threads)
 
     def _point(self) -> CommitPoint:
         assert self._commit_point is not None, "the actor receives after it has opened"
