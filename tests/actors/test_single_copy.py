@@ -198,7 +198,8 @@ async def test_a_box_whose_parts_failed_to_be_synced_while_they_became_cube_file
     name = await make_mag(storage, block_len=8, file_len=4)
     await write(storage, name, (90, 90, 90), np.full((2, 2, 2), 9, np.uint8))  # the journal has begun
     await until(lambda: storage.budget.used_bytes == 0)
-    real_link, real_write, written = MagFiles.link, MagFiles.write_many, []
+    real_link, real_write = MagFiles.link, MagFiles.write_many
+    written: list[Box] = []
 
     def link(self: MagFiles, box: Box, paths: list[str], *, synced: bool) -> bool:
         # The journal hears of it before the cube files have a descriptor that would.
