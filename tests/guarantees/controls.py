@@ -161,7 +161,7 @@ CONTROLS: Final = (
     ),
     Control(
         "a compression does not look at what was written meanwhile",
-        "actors/mag.py",
+        "actors/tracking.py",
         "self._changed.add(entry.box)",
         "pass",
         "compress",
