@@ -58,7 +58,7 @@ BROKEN: Final[Mapping[str, tuple[Control, ...]]] = {
         Control(
             "it is not noted that the files of a large box are cube files by now, and take newer voxels",
             "journal/journal.py",
-            "os.close(os.open(mark(self._folder, number), flags, 0o666))",
+            "os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))",
             "pass",
             "power loss",
         ),
