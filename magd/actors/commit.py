@@ -4,7 +4,8 @@ A write:
 
 1. The cube files it touches are looked at, and the space on the disk: what can be refused is refused before anything is
    written.
-2. The first write of an actor begins a new epoch, durably, so that no two writes ever get the same revision.
+2. The first write of an actor begins a new epoch, durably, so that no two writes ever get the same revision; or it has
+   begun already, while a large box was on its way.
 3. It gets the next revision, and its record is appended to the journal. Appends are one after the other; small writes
    that wait at the same time go through steps 1 and 3 on one way to a thread.
 4. A write that asked for DISK waits for a sync of the journal. One sync serves all that wait.

@@ -5,7 +5,7 @@
 2. A large box may have arrived in files that are laid out like cube files, its parts. When nothing that was committed
    before is on its way into the same cube files, these become the cube files. Then there is no second copy of its
    voxels: the record is brought to the disk before, unless nothing was promised of the disk and the cube files are
-   missing.
+   missing. A sync that fails in between undoes this: the box is written into them from memory.
 3. The flusher applies what is left. Once a box is in the cube files, its memory goes back to the budget, and who keeps
    the journal hears that its record is not needed any more.
 """
