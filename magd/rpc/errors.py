@@ -25,10 +25,11 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from magd import errors
+from magd.framing import ReadBatchFrame, ReadBoxesFrame
 from magd.v1 import operation_pb2, volume_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from google.protobuf.message import Message
 
@@ -71,6 +72,7 @@ ANSWERS: Final[Mapping[type[errors.MagdError], Answer]] = {
 """Every class of errors that callers can get."""
 
 
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _KINDS: Final = {kind.__name__: kind for kind in ANSWERS}
 
 
@@ -118,6 +120,32 @@ def box_error(error: errors.MagdError) -> volume_pb2.BoxError:
         metadata={clean(key): clean(value) for key, value in error.metadata.items()},
         retry_delay_ms=round((_retry_seconds(error) or 0) * 1000),
     )
+
+
+def box_errors(message: object) -> Iterator[volume_pb2.BoxError]:
+    """The outcomes of boxes that failed, in a message of a response. In one that has no outcomes of boxes: none."""
+    match message:
+        case ReadBatchFrame():
+            yield from _failed_reads(message.results)
+        case ReadBoxesFrame():
+            yield from _failed_reads((message, *message.more))
+        case volume_pb2.WriteBoxBatchResponse():
+            yield from _failed_writes(message.results)
+        case volume_pb2.WriteBoxesResponse():
+            yield from _failed_writes((message, *message.more))
+
+
+def _failed_reads(frames: Iterable[ReadBoxesFrame]) -> Iterator[volume_pb2.BoxError]:
+    return (frame.outcome for frame in frames if isinstance(frame.outcome, volume_pb2.BoxError))
+
+
+def _failed_writes(results: Iterable[volume_pb2.WriteBoxesResponse]) -> Iterator[volume_pb2.BoxError]:
+    return (result.error for result in results if result.HasField("error"))
+
+
+def code_of_box(error: volume_pb2.BoxError) -> grpc.StatusCode:
+    """The gRPC code of the outcome of a box that failed."""
+    return _CODES[error.code]
 
 
 def clean(text: str) -> str:

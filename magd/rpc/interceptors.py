@@ -9,7 +9,8 @@
    - any other exception is a bug: INTERNAL with the id under which the log has it, and nothing of its text;
    - a cancellation that does not come from the client (something that the handler awaited was cancelled) is
      an error too. gRPC would send nothing for it, and the client would wait for ever.
-6. One line in the log, and the metrics.
+6. One line in the log, and the metrics. A call that carries outcomes of boxes goes well where boxes fail. They are
+   counted and logged all the same: what is wrong with a file is not to be known to its client alone.
 
 The standard services (health, reflection) are not wrapped: they have no errors of ours, and health answers to
 the end.
@@ -32,13 +33,14 @@ from google.protobuf.message import DecodeError
 from magd.actors.budget import CLIENT
 from magd.errors import Busy, InternalError, InvalidRequest, MagdError, Reason, TooSlow, Unavailable
 from magd.rpc.admission import client_of
-from magd.rpc.errors import STATUS_KEY, answer_of, status_of
+from magd.rpc.errors import STATUS_KEY, answer_of, box_errors, code_of_box, status_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from magd.rpc.admission import EdgeConfig
     from magd.rpc.metrics import CallMetrics
+    from magd.v1 import volume_pb2
 
 PREFIX: Final = "/magd.v1."
 
@@ -63,7 +65,7 @@ _log = structlog.get_logger("magd.rpc")
 class Call:
     """One call: its id, and what it has moved so far."""
 
-    def __init__(self, method: str, peer: str) -> None:
+    def __init__(self, method: str, peer: str, metrics: CallMetrics) -> None:
         # No secret: only so that lines of the log and answers can be told apart.
         self.id: Final = f"{random.getrandbits(64):016x}"
         self.method: Final = method
@@ -71,8 +73,12 @@ class Call:
         self.started: Final = time.perf_counter()
         self.received = 0
         self.sent = 0
+        self.failed_boxes = 0
+        self.box_failure: volume_pb2.BoxError | None = None
+        """The first of them, or the first that no client can be blamed for."""
         self.scope = asyncio.timeout(None)
         """Expires at the moment the call has to end because the daemon drains."""
+        self._metrics: Final = metrics
 
     def parse(self, parser: Callable[[bytes], MessageT], data: bytes) -> MessageT:
         """Count and parse a message.
@@ -89,10 +95,20 @@ class Call:
             ) from error
 
     def pack(self, serializer: Callable[[MessageT], bytes], message: MessageT) -> bytes:
-        """Serialize and count a message."""
+        """Serialize a message, and count it with the boxes in it that failed."""
         data = serializer(message)
         self.sent += len(data)
+        for failure in box_errors(message):
+            self._note_failed(failure)
         return data
+
+    def _note_failed(self, failure: volume_pb2.BoxError) -> None:
+        code = code_of_box(failure)
+        self._metrics.box_failed(self.method, code.name)
+        self.failed_boxes += 1
+        first = self.box_failure
+        if first is None or (code in _OUR_FAULT and code_of_box(first) not in _OUR_FAULT):
+            self.box_failure = failure
 
 
 class Requests(Generic[MessageT]):
@@ -204,7 +220,7 @@ class Calls(grpc.aio.ServerInterceptor):
         What the work held must be free before the client is told, since that may take the client long, and is leased no
         more: so this is no context manager, whose frames keep the traceback of an error while they wait.
         """
-        call = Call(method, context.peer())
+        call = Call(method, context.peer(), self._metrics)
         self._metrics.began(method)
         error: MagdError | None = None
         """None if nobody is left to answer to."""
@@ -286,10 +302,14 @@ class Calls(grpc.aio.ServerInterceptor):
     def _record(self, call: Call, code: grpc.StatusCode, error: MagdError | None = None) -> None:
         seconds = time.perf_counter() - call.started
         self._metrics.ended(call.method, code.name, seconds=seconds, received=call.received, sent=call.sent)
-        facts = {"reason": str(error.reason), "error": error.message} if error else {}
-        if code in _OUR_FAULT:
+        facts: dict[str, object] = {"reason": str(error.reason), "error": error.message} if error else {}
+        gravest = code
+        if (failure := call.box_failure) is not None and not error:
+            facts = {"failed_boxes": call.failed_boxes, "reason": failure.reason, "error": failure.message}
+            gravest = code_of_box(failure)
+        if gravest in _OUR_FAULT:
             level = logging.ERROR
-        elif code is grpc.StatusCode.OK and seconds < SLOW_SECONDS and call.method.startswith(_BOXES):
+        elif gravest is grpc.StatusCode.OK and seconds < SLOW_SECONDS and call.method.startswith(_BOXES):
             level = logging.DEBUG
         else:
             level = logging.INFO

@@ -20,6 +20,12 @@ class CallMetrics:
             ["method", "code"],
             registry=registry,
         )
+        failed_boxes = Counter(
+            "magd_rpc_failed_boxes",
+            "Boxes that failed in calls that carry outcomes of boxes, by method and gRPC code.",
+            ["method", "code"],
+            registry=registry,
+        )
         seconds = Histogram(
             "magd_rpc_seconds",
             "How long calls took, from the first message to the status.",
@@ -37,6 +43,7 @@ class CallMetrics:
         sent = Counter("magd_rpc_sent_bytes", "Bytes of messages to clients, by method.", ["method"], registry=registry)
         # To look up labels takes longer than to count.
         self._calls = cache(calls.labels)
+        self._failed_boxes = cache(failed_boxes.labels)
         self._seconds = cache(seconds.labels)
         self._running = cache(running.labels)
         self._received = cache(received.labels)
@@ -53,3 +60,7 @@ class CallMetrics:
         self._seconds(method).observe(seconds)
         self._received(method).inc(received)
         self._sent(method).inc(sent)
+
+    def box_failed(self, method: str, code: str) -> None:
+        """Count a box whose outcome is an error. The call that has it may go well."""
+        self._failed_boxes(method, code).inc()
