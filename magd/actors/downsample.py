@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
     from magd.actors.budget import MemoryBudget
     from magd.actors.coordinator import Coordinator
-    from magd.actors.mag import MagFacts
+    from magd.actors.messages import MagFacts
     from magd.actors.registry import Registry
     from magd.actors.threads import Threads
     from magd.catalog.root import Root

@@ -29,7 +29,7 @@ from magd.properties.file import PropertiesFile
 
 if TYPE_CHECKING:
     from magd.actors.coordinator import Coordinator
-    from magd.actors.mag import MagFacts
+    from magd.actors.messages import MagFacts
     from magd.actors.registry import Registry
     from magd.actors.threads import Threads
     from magd.actors.views import Views

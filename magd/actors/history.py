@@ -12,7 +12,7 @@ from collections import deque
 from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
-from magd.errors import Conflict, Reason
+from magd.errors import Conflict, OutOfBounds, Reason
 
 if TYPE_CHECKING:
     from magd.acknowledgement import Revision
@@ -70,10 +70,19 @@ class History:
                 return False
         return True
 
-    def boxes_since(self, revision: Revision) -> list[Box] | None:
-        """The boxes that were committed after a revision, the latest first; None if nobody knows all of them."""
+    def boxes_since(self, revision: Revision, name: str) -> list[Box]:
+        """The boxes that were committed after a revision, the latest first.
+
+        :param name: of the mag, for the error
+        :raises OutOfBounds: EVENTS_LOST: nobody knows all of them
+        """
         if not self._knows_what_followed(revision):
-            return None
+            text = f"{revision.epoch}.{revision.counter}"
+            raise OutOfBounds(
+                f"{name}: not all writes since revision {text} are remembered; name a region, or update everything",
+                reason=Reason.EVENTS_LOST,
+                metadata={"field": "changed_since", "value": text},
+            )
         return [box for _, box in takewhile(lambda commit: commit[0] > revision, reversed(self._commits))]
 
     def _knows_what_followed(self, revision: Revision) -> bool:

@@ -17,17 +17,27 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias, cast
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 import structlog
 
 from magd.acknowledgement import Acknowledgement, Revision
-from magd.actors.actor import Actor, Envelope
 from magd.actors.commit import CommitPoint
-from magd.actors.history import History
 from magd.actors.journal_keeper import JournalKeeper
-from magd.actors.messages import Describe, ExpectWrite, Flush, Hold, ListCubeFiles, Message, Read, ReadSlabs, Write
+from magd.actors.mag_mailbox import MagMailbox
+from magd.actors.messages import (
+    Describe,
+    ExpectWrite,
+    Flush,
+    Hold,
+    ListCubeFiles,
+    MagFacts,
+    Message,
+    Read,
+    ReadSlabs,
+    Write,
+)
 from magd.actors.opening import exchange_files, header_of, open_mag
 from magd.actors.outcomes import Outcomes
 from magd.actors.reach import Reach
@@ -35,25 +45,19 @@ from magd.actors.reading import Reader
 from magd.actors.schedule import Claim, Schedule, Turn
 from magd.actors.tracking import Tracker
 from magd.actors.types import (
-    Bounds,
     ExchangeEvent,
-    FlushLevel,
     MagState,
     MagStatus,
-    Mask,
-    ReadResult,
-    Slab,
     StorageConfig,
-    WriteCommand,
 )
-from magd.errors import InternalError, MagdError, OutOfBounds, Reason
+from magd.actors.writing import Writer
+from magd.errors import InternalError, MagdError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from magd.actors.budget import Lease
+    from magd.actors.actor import Envelope
     from magd.actors.carrying import Carried
-    from magd.actors.cube_listing import ListedCubeFile
     from magd.actors.dataset import DatasetActor
     from magd.actors.events import Events
     from magd.actors.notices import Notices
@@ -62,8 +66,7 @@ if TYPE_CHECKING:
     from magd.catalog.names import MagName
     from magd.catalog.root import Root
     from magd.compression.changed_blocks import ChangedBlocks
-    from magd.cubes.header import Header
-    from magd.geometry import Box, Vec3
+    from magd.geometry import Box
 
 log = structlog.get_logger(__name__)
 
@@ -71,18 +74,7 @@ Exchange: TypeAlias = "Callable[[Callable[[], Awaitable[None]]], Awaitable[None]
 """Calls what it is given, once, and changes with it what has to change."""
 
 
-@dataclass(frozen=True, slots=True)
-class MagFacts:
-    """What a mag in use is."""
-
-    folder: str
-    """Absolute."""
-    header: Header
-    revision: Revision
-    generation: int
-
-
-class MagActor(Actor[Message]):
+class MagActor(MagMailbox):
     """One mag."""
 
     def __init__(
@@ -97,17 +89,14 @@ class MagActor(Actor[Message]):
         *,
         on_end: Callable[[], None],
     ) -> None:
-        super().__init__(str(name), mailbox_size=config.mailbox_size, on_end=on_end)
+        super().__init__(str(name), threads, mailbox_size=config.mailbox_size, on_end=on_end)
         self.mag_name = name
         self.operation = ""
         """The name of the operation that runs on the mag; while there is one, the actor does not rest."""
-        self.is_held = False
-        """Whether somebody holds the mag, or waits for it."""
         self.tracker = Tracker()
         """Of the blocks that are written."""
         self._root = root
         self._dataset = dataset
-        self._threads = threads
         self._events = events
         self._config = config
         self._notices = notices
@@ -115,71 +104,16 @@ class MagActor(Actor[Message]):
         self._outcomes = Outcomes(config.request_id_window_seconds)
         self._opened: OpenedMag | None = None
         self._commit_point: CommitPoint | None = None
-        self._history = History(Revision(0, 0))
+        self._reading: Reader | None = None
+        self._writing: Writer | None = None
         self._reach = Reach(name, dataset)
         self._running = 0
-        self._writes = 0
-        self._reads = 0
 
-    # -- for callers ---------------------------------------------------------------------------------------------
+    # -- for callers, beside the mailbox -----------------------------------------------------------------------------
 
     def facts_if_open(self) -> MagFacts | None:
         """What the mag is, or None while it is being opened or closed."""
         return self._facts() if self._opened is not None and not self.is_closed else None
-
-    async def describe(self) -> MagFacts:
-        """What the mag is.
-
-        :raises NotFound, NotAllowed, DataLoss: it cannot be opened
-        """
-        return self.facts_if_open() or cast("MagFacts", await self.ask(Describe()))
-
-    async def expect_write(self) -> None:
-        """A box is on its way: have the journal begin, and do not wait for that. The write hears of what fails."""
-        await self.hand_over(ExpectWrite())
-
-    async def write(self, command: WriteCommand, fingerprint: int, lease: Lease) -> Acknowledgement:
-        """Commit one box. Cancelling the call does not cancel the write."""
-        envelope = await self.hand_over(Write(command, fingerprint, lease), lease)
-        staging = command.staging
-        if staging is not None:
-            staging.is_handed_over = True
-            envelope.done.add_done_callback(lambda _: self._threads.start(staging.discard))
-        return cast("Acknowledgement", await self.outcome_of(envelope))
-
-    async def begin_write(
-        self, command: WriteCommand, fingerprint: int, lease: Lease
-    ) -> asyncio.Future[Acknowledgement]:
-        """Take one box, and return without its outcome."""
-        return (await self.hand_over(Write(command, fingerprint, lease), lease)).done
-
-    async def begin_read(self, box: Box, lease: Lease) -> asyncio.Future[ReadResult]:
-        """Begin to read one box, and return without it."""
-        return (await self.hand_over(Read(box), lease)).done
-
-    async def read(self, box: Box, lease: Lease) -> ReadResult:
-        """Read one box, in voxels of the mag."""
-        return cast("ReadResult", await self.ask(Read(box), lease))
-
-    async def read_slabs(self, box: Box, lease: Lease, give: Callable[[Slab], None]) -> None:
-        """Read one box slab by slab. When the call is cancelled, what was not read then is left out."""
-        await self.ask(ReadSlabs(box, give), lease)
-
-    async def list_cube_files(self, box: Box | None, after: Vec3 | None, limit: int) -> list[ListedCubeFile]:
-        """Some cube files in (z, y, x) order."""
-        return cast("list[ListedCubeFile]", await self.ask(ListCubeFiles(box, after, limit)))
-
-    async def flush(self, level: FlushLevel = FlushLevel.FILES) -> None:
-        """Bring everything acknowledged before further."""
-        await self.ask(Flush(level))
-
-    async def hold(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run something while no read or write of the mag is under way."""
-        self.is_held = True
-        try:
-            await self.ask(Hold(work))
-        finally:
-            self.is_held = False
 
     async def apply_all(self) -> None:
         """Bring everything that is visible into the cube files.
@@ -241,16 +175,7 @@ class MagActor(Actor[Message]):
         :raises OutOfBounds: EVENTS_LOST: not all writes since then are remembered
         """
         await self.describe()
-        boxes = self._history.boxes_since(revision)
-        if boxes is None:
-            text = f"{revision.epoch}.{revision.counter}"
-            raise OutOfBounds(
-                f"{self.name}: not all writes since revision {text} are remembered; "
-                "name a region, or update everything",
-                reason=Reason.EVENTS_LOST,
-                metadata={"field": "changed_since", "value": text},
-            )
-        return boxes
+        return self._writer().history.boxes_since(revision, self.name)
 
     @property
     def queued(self) -> int:
@@ -270,8 +195,8 @@ class MagActor(Actor[Message]):
             revision=point.keeper.revision if point else None,
             unsynced_bytes=point.keeper.undurable_bytes if point else 0,
             operation=self.operation,
-            writes=self._writes,
-            reads=self._reads,
+            writes=self._writing.count if self._writing else 0,
+            reads=self._reading.count if self._reading else 0,
             warnings=self._notices.of(self.mag_name),
         )
 
@@ -308,7 +233,8 @@ class MagActor(Actor[Message]):
                 disk_reserve_bytes=self._config.disk_reserve_bytes,
                 missing=self._reach.missing,
             )
-            self._history = History(keeper.revision)
+            self._reading = Reader(keeper, self._threads)
+            self._writing = Writer(self.name, self._commit_point, self._reach, self._reading)
             await self._take_up(opened, keeper)
             async with asyncio.TaskGroup() as jobs:
                 if not self._root.read_only:
@@ -381,12 +307,11 @@ class MagActor(Actor[Message]):
                 self._begin_write(envelope, envelope.message, jobs)
             case Read(box):
                 turn = self._schedule.enter(Claim.reading(box))
-                jobs.create_task(self._perform(envelope, turn, lambda: self._read(box), skippable=True))
+                jobs.create_task(self._perform(envelope, turn, lambda: self._reader().box(box), skippable=True))
             case ReadSlabs() as reading:
                 turn = self._schedule.enter(Claim.reading(reading.box))
-                jobs.create_task(
-                    self._perform(envelope, turn, lambda: self._read_slabs(reading, envelope), skippable=True)
-                )
+                work = partial(self._reader().slabs, reading, lambda: not envelope.abandoned)
+                jobs.create_task(self._perform(envelope, turn, work, skippable=True))
             case ListCubeFiles() as listing:
                 turn = self._schedule.enter(Claim())
                 jobs.create_task(
@@ -412,28 +337,18 @@ class MagActor(Actor[Message]):
             return
         self._outcomes.begin(command.request_id, write.fingerprint, envelope.done)
         turn = self._schedule.enter(Claim.writing(command.box))
-        if turn.has_come and self._is_plain(command):
+        if turn.has_come and self._writer().only_records(command):
             self._running += 1
             self._point().start(write, lambda outcome: self._end_write(envelope, turn, command.box, outcome))
         else:
-            jobs.create_task(self._perform(envelope, turn, lambda: self._write(write)))
-
-    def _is_plain(self, command: WriteCommand) -> bool:
-        """Whether there is nothing to wait for but the record: then a task would be the larger part of the work."""
-        return (
-            command.bounds is Bounds.EXTEND
-            and command.mask is Mask.ALL
-            and command.if_revision is None
-            and self._point().takes_no_time(command.durability)
-            and self._reach.contains_now(command.box)
-        )
+            jobs.create_task(self._perform(envelope, turn, lambda: self._writer().write(write)))
 
     def _end_write(
         self, envelope: Envelope[Message], turn: Turn, box: Box, outcome: Acknowledgement | Exception
     ) -> None:
         """A write that had no job has its outcome."""
         if isinstance(outcome, Acknowledgement):
-            self._note_commit(box, outcome)
+            self._writer().note(box, outcome)
         self._running -= 1
         turn.leave()
         if isinstance(outcome, Acknowledgement):
@@ -477,33 +392,6 @@ class MagActor(Actor[Message]):
         error.let_go()
         envelope.reject(error)
 
-    async def _write(self, write: Write) -> Acknowledgement:
-        point = self._point()
-        if write.command.bounds is Bounds.REJECT:
-            await self._reach.require(write.command.box)
-        if write.command.if_revision is not None:
-            # The write has its turn: no overlapping box is committed between this look and its own commit.
-            revision = point.keeper.revision
-            self._history.require_unchanged(write.command.if_revision, write.command.box, self.name, revision)
-        if write.command.mask is Mask.NONZERO:
-            write = replace(write, command=await self._reader().under_mask(write.command))
-        acknowledgement = await point.commit(write)
-        self._note_commit(write.command.box, acknowledgement)
-        return acknowledgement
-
-    def _note_commit(self, box: Box, acknowledgement: Acknowledgement) -> None:
-        self._history.add(acknowledgement.revision, box)
-        self._writes += 1
-
-    async def _read(self, box: Box) -> ReadResult:
-        result = await self._reader().box(box)
-        self._reads += 1
-        return result
-
-    async def _read_slabs(self, reading: ReadSlabs, envelope: Envelope[Message]) -> None:
-        await self._reader().slabs(reading, lambda: not envelope.abandoned)
-        self._reads += 1
-
     def _facts(self) -> MagFacts:
         opened, point = self._require(), self._point()
         return MagFacts(opened.folder, opened.files.header, point.keeper.revision, point.keeper.generation)
@@ -512,8 +400,13 @@ class MagActor(Actor[Message]):
         assert self._opened is not None, "the actor receives after it has opened"
         return self._opened
 
+    def _writer(self) -> Writer:
+        assert self._writing is not None, "the actor receives after it has opened"
+        return self._writing
+
     def _reader(self) -> Reader:
-        return Reader(self._point().keeper, self._threads)
+        assert self._reading is not None, "the actor receives after it has opened"
+        return self._reading
 
     def _point(self) -> CommitPoint:
         assert self._commit_point is not None, "the actor receives after it has opened"

@@ -8,9 +8,22 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from magd.acknowledgement import Revision
     from magd.actors.budget import Lease
     from magd.actors.types import FlushLevel, Slab, WriteCommand
+    from magd.cubes.header import Header
     from magd.geometry import Box, Vec3
+
+
+@dataclass(frozen=True, slots=True)
+class MagFacts:
+    """What a mag in use is."""
+
+    folder: str
+    """Absolute."""
+    header: Header
+    revision: Revision
+    generation: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,17 +35,25 @@ class Reader:
     """Reads one mag: its cube files, and what is committed and not in them yet.
 
     :param keeper: has both
+
+    :ivar count: of boxes that were read for a client
     """
 
     def __init__(self, keeper: JournalKeeper, threads: Threads) -> None:
         self._keeper: Final = keeper
         self._threads: Final = threads
+        self.count = 0
 
     async def box(self, box: Box) -> ReadResult:
         """One box, in voxels of the mag.
 
         :raises DataLoss: it cannot be read
         """
+        result = await self._box(box)
+        self.count += 1
+        return result
+
+    async def _box(self, box: Box) -> ReadResult:
         revision, entries = self._keeper.revision, self._keeper.boxes.overlay.touching(box)
         data = await self._threads.run(read_through, self._keeper.boxes.files.read, box, entries)
         return ReadResult(box, data, revision)
@@ -67,6 +75,7 @@ class Reader:
                 loop.call_soon_threadsafe(reading.give, Slab(data, revision))
 
         await self._threads.run(read)
+        self.count += 1
 
     async def cube_files(self, listing: ListCubeFiles) -> list[ListedCubeFile]:
         """Some cube files, those included that are to come to be."""
@@ -76,7 +85,7 @@ class Reader:
 
     async def under_mask(self, command: WriteCommand) -> WriteCommand:
         """A write with what is there now in place of the voxels that are zero."""
-        there = (await self.box(command.box)).data
+        there = (await self._box(command.box)).data
 
         def lay() -> VoxelArray:
             np.copyto(there, command.data, where=(command.data != 0).any(axis=0))

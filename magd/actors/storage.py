@@ -25,7 +25,7 @@ from magd.actors.downsample import Parts
 from magd.actors.downsampler import Downsampler, DownsampleRequest
 from magd.actors.events import Events
 from magd.actors.hierarchy import Hierarchy
-from magd.actors.mag import MagActor, MagFacts
+from magd.actors.mag import MagActor
 from magd.actors.notices import Notices
 from magd.actors.opening import layer_box
 from magd.actors.operations import Operations
@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from magd.acknowledgement import Acknowledgement, Revision
+    from magd.actors.messages import MagFacts
     from magd.catalog.root import Root
     from magd.compression.pool import CompressionPool
     from magd.cubes.encode import CompressionLevel

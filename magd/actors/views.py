@@ -18,7 +18,7 @@ from magd.properties.tree import layer_etag
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from magd.actors.mag import MagFacts
+    from magd.actors.messages import MagFacts
     from magd.catalog.root import Root
     from magd.geometry import Box
     from magd.properties.file import Snapshot

@@ -118,14 +118,14 @@ CONTROLS: Final = (
     ),
     Control(
         "a condition on a revision is not looked at",
-        "actors/mag.py",
-        "self._history.require_unchanged(write.command.if_revision, write.command.box, self.name, revision)",
+        "actors/writing.py",
+        "self.history.require_unchanged(write.command.if_revision, write.command.box, self._name, revision)",
         "pass",
         "history",
     ),
     Control(
         "the mask of a write is not looked at",
-        "actors/mag.py",
+        "actors/writing.py",
         "if write.command.mask is Mask.NONZERO:",
         "if False:",
         "history",
