@@ -5,14 +5,17 @@
 3. Before each change it looks whether others edited the file, and takes their edits in: what we change are operations
    on the freshest file, not states.
 4. Extensions that it acknowledged are remembered. Where another program writes back a box it had read before, the
-   extensions are applied again: a bounding box never shrinks by accident.
+   extensions are applied again: a bounding box never shrinks by accident. For that it also looks at the file every
+   some seconds without being asked, and before it ends.
 5. It never awaits a mag actor; mag actors await it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
+
+import structlog
 
 from magd.actors.actor import Actor, Envelope
 from magd.actors.opening import tidy_dataset
@@ -29,6 +32,11 @@ if TYPE_CHECKING:
     from magd.actors.threads import Threads
     from magd.catalog.names import DatasetName
     from magd.catalog.root import Root
+
+LOOK_SECONDS: Final = 5.0
+"""How often it looks whether others have written over an extension, while nobody asks for the properties."""
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +120,20 @@ class DatasetActor(Actor[Message]):
     async def _run(self) -> None:
         lock = await self._threads.run(self._open)
         try:
-            while (envelope := await self._receive()) is not None:
+            while True:
+                try:
+                    envelope = await self._receive(None if self._memory.is_empty else LOOK_SECONDS)
+                except TimeoutError:
+                    await self._look(lock)
+                    continue
+                if envelope is None:
+                    break
                 batch = [envelope]
                 while (more := self._receive_waiting()) is not None:
                     batch.append(more)
                 await self._work_through(batch)
+            if not self._memory.is_empty:
+                await self._look(lock)
         finally:
             lock.close()
 
@@ -134,6 +151,18 @@ class DatasetActor(Actor[Message]):
             lock.close()
             raise
         return lock
+
+    async def _look(self, lock: FolderLock) -> None:
+        """Bring back what others have written over, unless the dataset is not there any more."""
+        if not await self._threads.run(lock.holds, self._root.dataset_folder(self._dataset)):
+            return
+        try:
+            result = await self._threads.run(self._do, [Refresh()])
+        except MagdError as error:
+            log.warning("properties cannot be looked at", dataset=str(self._dataset), error=error.message)
+            return
+        if result.changed:
+            self._on_change(result.snapshot)
 
     async def _work_through(self, batch: Sequence[Envelope[Message]]) -> None:
         extends: list[Envelope[Message]] = []
@@ -196,7 +225,7 @@ class DatasetActor(Actor[Message]):
             lost = self._memory.missing(by_others.properties)
             if lost and not self._root.read_only:
                 by_others = file.save(lost)
-            self._memory.forget()
+            self._memory.forget_gone(by_others.properties)
         self._snapshot = by_others
         return by_others
 

@@ -68,6 +68,14 @@ class FolderLock:
             raise
         self._descriptors.append(descriptor)
 
+    def holds(self, folder: str) -> bool:
+        """Whether what has this name now is a folder that it has locked: others may have moved that away."""
+        try:
+            now = os.stat(folder)
+        except OSError:
+            return False
+        return any(os.path.samestat(now, os.fstat(descriptor)) for descriptor in self._descriptors)
+
     def close(self) -> None:
         """Release them. A second call does nothing."""
         while self._descriptors:

@@ -1,14 +1,13 @@
-"""Bounding boxes that were extended since others last wrote the file.
+"""Bounding boxes that were extended, to bring back what others write over.
 
-Programs that hold a dataset open write back the properties as they read them at some earlier time. If we
-extended a bounding box in between, their file has the old box, and saving it made the extension disappear;
-the server then shows nothing of what lies outside. The three-way merge for a box is the union: ours, as
-extended since we last took in a file of theirs, and what they wrote.
+Programs that hold a dataset open write back the properties as they read them at some earlier time, and do so again
+and again without reading what became of them. If we extended a bounding box in between, their file has the old box,
+and saving it made the extension disappear; the server then shows nothing of what lies outside. The three-way merge for
+a box is the union: ours, as extended, and what they wrote.
 
-So every extension is remembered here until the file of another program was merged with it. From then on that
-program (and whoever reads after it) has seen the extended box, and a smaller one in a later file is meant:
-that is the one way to shrink a box by editing the file. Setting a box explicitly forgets what was remembered
-for its layer.
+So every extension is remembered here for as long as the dataset is served. A smaller box in a file of others may be
+meant, or be older than the extension: nothing tells the two apart, so it is taken for the latter. Setting a box
+explicitly forgets what was remembered for its layer: that is the one way to make it smaller.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class BoundingBoxMemory:
-    """What has been added to the bounding boxes of a dataset since others last wrote its properties."""
+    """What has been added to the bounding boxes of a dataset."""
 
     def __init__(self) -> None:
         self._extensions: dict[str, BoundingBox] = {}
@@ -46,9 +45,14 @@ class BoundingBoxMemory:
                 case _:
                     pass
 
-    def forget(self) -> None:
-        """Start anew, after a file of somebody else was saved together with what was missing in it."""
-        self._extensions.clear()
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing can be lost."""
+        return not self._extensions
+
+    def forget_gone(self, properties: DatasetProperties) -> None:
+        """Others have written the file: a layer that they removed is not the one that may get its name later."""
+        self._extensions = {name: box for name, box in self._extensions.items() if properties.layer(name) is not None}
 
     def missing(self, properties: DatasetProperties) -> list[Edit]:
         """The edits that bring back what these properties have lost; none if nothing is lost."""

@@ -10,15 +10,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from magd.actors.storage import Storage
 from magd.catalog.names import LayerName
+from magd.catalog.root import Root
 from magd.errors import Conflict
 from magd.geometry import BoundingBox, Vec3
-from tests.support.voxels import make_mag, write
+from tests.actors.conftest import CONFIG
+from tests.support.voxels import make_mag, until, write
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from magd.actors.storage import Storage
+    import pytest
+
+    from magd.compression.pool import CompressionPool
     from magd.voxels import VoxelArray
 
 COLOR = LayerName("brain", "color")
@@ -86,3 +91,46 @@ async def test_a_box_that_is_made_smaller_while_mags_extend_it_has_all_that_came
     assert box == BoundingBox(Vec3(0, 0, 0), Vec3(2 * 73, 6, 6))
     await storage.flush("")
     assert (await storage.hierarchy.get_layer(COLOR)).bounding_box == box
+
+
+async def test_a_stale_box_is_noticed_though_nobody_asks(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("magd.actors.dataset.LOOK_SECONDS", 0.01)
+    mag = await make_mag(storage)
+    file = tmp_path / "root/brain/datasource-properties.json"
+    stale = file.read_bytes()
+    await write(storage, mag, (0, 0, 0), ones())
+    extended = file.read_bytes()
+    assert extended != stale
+    file.write_bytes(stale)
+    await until(lambda: file.read_bytes() == extended)
+
+
+async def test_a_stale_box_is_noticed_before_the_daemon_ends(tmp_path: Path, pool: CompressionPool) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    file = root / "brain/datasource-properties.json"
+    async with Storage(Root(str(root)), CONFIG, pool) as storage:
+        mag = await make_mag(storage)
+        stale = file.read_bytes()
+        await write(storage, mag, (0, 0, 0), ones())
+        extended = file.read_bytes()
+        file.write_bytes(stale)
+    assert file.read_bytes() == extended
+
+
+async def test_the_properties_of_another_dataset_that_took_the_name_are_left_alone(
+    tmp_path: Path, pool: CompressionPool
+) -> None:
+    folder = tmp_path / "root/brain"
+    folder.parent.mkdir()
+    async with Storage(Root(str(folder.parent)), CONFIG, pool) as storage:
+        mag = await make_mag(storage)
+        stale = (folder / "datasource-properties.json").read_bytes()
+        await write(storage, mag, (0, 0, 0), ones())
+        await storage.flush("")
+        folder.rename(tmp_path / "elsewhere")
+        folder.mkdir()
+        (folder / "datasource-properties.json").write_bytes(stale)
+    assert (folder / "datasource-properties.json").read_bytes() == stale

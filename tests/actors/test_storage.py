@@ -316,8 +316,9 @@ async def test_a_stale_box_written_back_by_another_program_does_not_lose_the_ext
     file = tmp_path / "root/brain/datasource-properties.json"
     stale = file.read_bytes()
     await write(storage, mag, (0, 0, 0), ones(9, 9, 9))
-    file.write_bytes(stale)
-    assert (await storage.hierarchy.get_layer(COLOR)).bounding_box == BoundingBox(Vec3(0, 0, 0), Vec3(9, 9, 9))
+    for _ in range(3):  # programs write back what they read at their start, again and again
+        file.write_bytes(stale)
+        assert (await storage.hierarchy.get_layer(COLOR)).bounding_box == BoundingBox(Vec3(0, 0, 0), Vec3(9, 9, 9))
 
 
 async def test_view_configurations_and_segment_ids_are_updated(storage: Storage) -> None:

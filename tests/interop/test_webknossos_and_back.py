@@ -116,3 +116,34 @@ def test_layers_that_magd_does_not_serve_stay_as_they_are(serve: Serve, tmp_path
         dataset.layer("wkw").mag(1).write(np.ones((5, 5, 5), np.uint8), offset=(1, 2, 3))
     assert json.loads(properties.read_text())["dataLayers"][0] == before
     assert webknossos.Dataset.open(tmp_path / "theirs").get_layer("zarr").get_mag(1).read().any()
+
+
+def test_an_extension_outlasts_a_dataset_that_webknossos_opened_before(serve: Serve, tmp_path: Path) -> None:
+    """It saves what it read when it opened the dataset, as often as something of it is set."""
+    daemon = serve(tmp_path)
+    properties = tmp_path / "shared/datasource-properties.json"
+    with magd_client.connect(daemon.grpc) as client:
+        layer = client.create_dataset("shared", voxel_size=(11, 11, 28)).add_layer(
+            "layer", category="color", dtype="uint8"
+        )
+        mag = layer.add_mag(1, block_len=32, file_len=2)
+        opened = webknossos.Dataset.open(tmp_path / "shared")
+        mag.write(volume("uint8", 1), offset=OFFSET)
+        for zoom in (2.0, 3.0):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it warns that the file is not what it has read
+                opened.default_view_configuration = webknossos.DatasetViewConfiguration(zoom=zoom)
+            assert not json.loads(properties.read_text())["dataLayers"][0]["boundingBox"]["width"], (
+                "it saved the old box"
+            )
+            assert layer.get_info().bounding_box.size.x == 50
+            saved = json.loads(properties.read_text())
+            assert (saved["dataLayers"][0]["boundingBox"]["width"], saved["defaultViewConfiguration"]["zoom"]) == (
+                50,
+                zoom,
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            opened.default_view_configuration = webknossos.DatasetViewConfiguration(zoom=4.0)
+    daemon.stop()  # it looks at the file before it ends
+    assert webknossos.Dataset.open(tmp_path / "shared").get_layer("layer").bounding_box.size.to_tuple() == (50, 40, 30)

@@ -288,8 +288,18 @@ def test_extensions_that_others_wrote_over_come_back() -> None:
     merged = apply_edits(theirs, memory.missing(parse_properties(theirs, file="f")))
     assert box_of(merged) == box(0, 0, 0, 25, 5, 5)
     assert memory.missing(parse_properties(merged, file="f")) == []
-    memory.forget()
-    assert memory.missing(parse_properties(stale, file="f")) == []
+    # Who has written over an extension once may do so again: programs write back what they read at their start.
+    assert memory.missing(parse_properties(stale, file="f"))
+
+
+def test_the_extensions_of_a_layer_that_others_removed_are_not_those_of_one_with_its_name() -> None:
+    memory = BoundingBoxMemory()
+    assert memory.is_empty
+    memory.note([ExtendBoundingBox("a", box(0, 0, 0, 4, 4, 4)), ExtendBoundingBox("b", box(0, 0, 0, 4, 4, 4))])
+    memory.forget_gone(parse_properties(tree_with_layers("b", "c"), file="f"))
+    assert memory.missing(parse_properties(tree_with_layers("a"), file="f")) == []
+    assert memory.missing(parse_properties(tree_with_layers("b"), file="f"))
+    assert not memory.is_empty
 
 
 def test_an_extension_is_forgotten_when_the_box_is_set_or_the_layer_goes() -> None:
