@@ -3,7 +3,7 @@
     python -m scripts.benchmarks.bare ADDRESS
 
 It prints its address. `Sink` throws a stream away, `Source` makes one up, in messages of 1 MiB and with malloc pinned
-as in the daemon; `Empty` answers nothing to an empty call.
+as in the daemon; `Empty` answers nothing, whatever the call carries.
 """
 
 from __future__ import annotations
@@ -52,9 +52,12 @@ class BareServer:
         for _ in self._source(str(size_bytes).encode()):
             pass
 
-    def call(self) -> None:
-        """Ask for nothing."""
-        self._empty(b"")
+    def call(self, data: bytes = b"") -> None:
+        """Ask for nothing.
+
+        :param data: that the call carries
+        """
+        self._empty(data)
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""How many small boxes a second go through the daemon, beside `webknossos` and `wkw` on local files and an empty call.
+"""How many small boxes a second go through the daemon, beside `webknossos` and `wkw` on local files, an empty call, and
+one that carries the bytes of a box to nowhere.
 
 Boxes lie on the grid of their own size, uint8, in Fortran order. Each client is a process of its own with disjoint
 boxes; all begin at the same moment (see clients.py for the ways). `wkw` and `webknossos` write and read the same boxes
@@ -22,6 +23,7 @@ from tests.support.daemon import Daemon
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from scripts.benchmarks.bare import BareServer
     from scripts.benchmarks.clients import Corner, Way
 
 GROUP: Final = "small"
@@ -50,7 +52,7 @@ def run(settings: Settings, results: Results) -> None:
         files = stack.enter_context(wkw_dataset(folder / "wkw", "uint8", settings.file_len))
         mag = webknossos_mag(folder / "webknossos", "color", "uint8", settings.file_len, SPACE)
         for number in range(settings.rounds + 1):
-            small.round(bare.pid, bare.call, mag, files)
+            small.round(bare, mag, files)
             if number == 0:
                 results.forget(GROUP)
         with magd_client.connect(small.daemons["tcp"].grpc) as client:
@@ -67,11 +69,13 @@ class _Small:
         self._clients = clients
         self._counts: dict[Work, int] = {}
         self._empty = Work(GROUP, "empty call", "gRPC", "", "", 0, 0, 0, transport="unix")
+        self._loaded = replace(self._work(64, "call that carries as much", "gRPC", "unix"), block_len=0, file_len=0)
 
-    def round(self, bare_pid: int, call: Callable[[], object], mag: Any, files: Any) -> None:
+    def round(self, bare: BareServer, mag: Any, files: Any) -> None:
         """Do every work once."""
-        self._locally(self._empty, lambda _: call(), bare_pid)
         data = random_voxels(64)
+        self._locally(self._empty, lambda _: bare.call(), bare.pid)
+        self._locally(self._loaded, lambda _: bare.call(data.tobytes(order="F")), bare.pid)
         self._locally(self._work(64, "write", "wkw"), lambda at: files.write(at, data))
         self._locally(self._work(64, "read", "wkw"), lambda at: files.read(at, data.shape))
         self._locally(self._work(64, "write", "webknossos"), lambda at: mag.write(data, absolute_offset=at))
