@@ -102,7 +102,7 @@ class ReadHeader:
         if request.HasField("shared_memory"):
             raise refuse("shared_memory")
         name = MagName.parse(request.name)
-        box, facts, cost = await storage.check_read(name, from_proto.optional_box(request))
+        box, facts, cost = await storage.volume.check_read(name, from_proto.optional_box(request))
         return cls(name, box, facts.header.voxels, facts.revision, cost)
 
     @property

@@ -190,7 +190,7 @@ class DatasetService(DatasetServiceServicer):
     ) -> AsyncIterator[dataset_pb2.ListCubeFilesResponse]:
         """The cube files of a mag."""
         name, box = MagName.parse(request.name), from_proto.optional_box(request)
-        async for infos in self._storage.cube_files(name, box):
+        async for infos in self._storage.volume.cube_files(name, box):
             yield dataset_pb2.ListCubeFilesResponse(cube_files=[to_proto.cube_file(info) for info in infos])
 
 

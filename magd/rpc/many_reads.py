@@ -144,7 +144,7 @@ class _Reads:
             return
         lease = await self._storage.budget.lease(header.cost)
         try:
-            outcome = await self._storage.begin_read(header.name, header.box, lease)
+            outcome = await self._storage.volume.begin_read(header.name, header.box, lease)
         except BaseException:
             lease.release()
             raise

@@ -135,7 +135,7 @@ class _Writes:
             if header.is_c_order:
                 raise refuse("order")
             storage = self._storage
-            cost = await storage.check_write(header.name, header.box, header.voxels, header.bounds, header.mask)
+            cost = await storage.volume.check_write(header.name, header.box, header.voxels, header.bounds, header.mask)
             data = decoded(frame, header)
             lease = await storage.budget.lease(cost)
         except MagdError as error:
@@ -177,7 +177,7 @@ class _Writes:
         command = header.command(array)
         with lease:
             try:
-                outcome = await self._storage.begin_write(header.name, command, lease)
+                outcome = await self._storage.volume.begin_write(header.name, command, lease)
             except MagdError as error:
                 self._refuse(index, error)
                 return

@@ -37,7 +37,7 @@ async def write_one_box(storage: Storage, frame: WriteFrame) -> volume_pb2.Write
         header = WriteHeader.of(frame.header or volume_pb2.WriteBoxRequest())
         if header.is_c_order:
             raise refuse("order")
-        cost = await storage.check_write(header.name, header.box, header.voxels, header.bounds, header.mask)
+        cost = await storage.volume.check_write(header.name, header.box, header.voxels, header.bounds, header.mask)
         data = decoded(frame, header)
         expected = header.voxels.nbytes(header.box)
         if len(data) != expected:
@@ -47,7 +47,7 @@ async def write_one_box(storage: Storage, frame: WriteFrame) -> volume_pb2.Write
         with await storage.budget.lease(cost) as lease:
             if not array.flags.aligned:
                 array = array.copy(order="F")  # numbers of several bytes, where they came to lie in the message
-            acknowledgement = await storage.write(header.name, header.command(array), lease)
+            acknowledgement = await storage.volume.write(header.name, header.command(array), lease)
     except MagdError as error:
         error.let_go()
         return volume_pb2.WriteBoxesResponse(error=box_error(error))
@@ -65,7 +65,7 @@ async def read_one_box(storage: Storage, request: volume_pb2.ReadBoxRequest, lim
         if header.box.is_empty:
             return ReadBoxesFrame(0, ReadFrame(header.response(header.box, header.revision), b""))
         with await storage.budget.lease(header.cost) as lease:
-            result = await storage.read(header.name, header.box, lease)
+            result = await storage.volume.read(header.name, header.box, lease)
     except MagdError as error:
         error.let_go()
         return ReadBoxesFrame(0, box_error(error))

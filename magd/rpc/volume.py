@@ -74,7 +74,7 @@ class VolumeService:
         first = await self._first(request_iterator)
         is_shared = storage.regions.limit_bytes > 0
         header = WriteHeader.of(first.header or volume_pb2.WriteBoxRequest(), may_share=is_shared)
-        cost = await storage.check_write(header.name, header.box, header.voxels, header.bounds, header.mask)
+        cost = await storage.volume.check_write(header.name, header.box, header.voxels, header.bounds, header.mask)
         size_bytes = header.voxels.nbytes(header.box)
         cost += stream_cost(size_bytes) + (size_bytes if header.is_c_order else 0)
         with storage.regions.uses() as uses, await storage.budget.lease(cost) as lease:
@@ -83,14 +83,14 @@ class VolumeService:
             if len(data) < size_bytes:
                 await context.send_initial_metadata(())
             pace = Pace(self._config)
-            with await storage.arrival(
+            with await storage.volume.arrival(
                 header.name, header.box, header.voxels, header.durability, header.mask, lease
             ) as arrival:
                 sink = InCOrder(arrival, header.voxels, header.box.size) if header.is_c_order else arrival
                 await receive(data, request_iterator, header, sink, pace, uses)
                 del data  # nor is this
                 command = header.command(arrival.data, arrival.staging)
-                return to_proto.acknowledgement(await storage.write(header.name, command, lease))
+                return to_proto.acknowledgement(await storage.volume.write(header.name, command, lease))
 
     async def ReadBox(self, request: volume_pb2.ReadBoxRequest, context: Context) -> AsyncIterator[ReadFrame]:
         """Read one box."""
@@ -100,7 +100,7 @@ class VolumeService:
         if request.HasField("shared_memory") and not storage.regions.limit_bytes:
             raise refuse("shared_memory")
         name = MagName.parse(request.name)
-        box, facts, cost = await storage.check_read(name, from_proto.optional_box(request))
+        box, facts, cost = await storage.volume.check_read(name, from_proto.optional_box(request))
         response = volume_pb2.ReadBoxResponse(
             box=to_proto.box(box),
             data_type=DATA_TYPES[facts.header.voxels.dtype.name],
@@ -116,7 +116,7 @@ class VolumeService:
         with storage.regions.uses() as uses, await storage.budget.lease(cost) as lease:
             room = Room(request.shared_memory, uses, lease) if request.HasField("shared_memory") else None
             pace: Pace | None = None
-            slabs = self._in_c_order(name, box, lease) if is_c_order else storage.read_slabs(name, box, lease)
+            slabs = self._in_c_order(name, box, lease) if is_c_order else storage.volume.read_slabs(name, box, lease)
             async with aclosing(slabs):
                 async for slab in slabs:
                     if pace is None:
@@ -139,7 +139,7 @@ class VolumeService:
 
     async def _in_c_order(self, name: MagName, box: Box, lease: Lease) -> AsyncGenerator[Slab, None]:
         """A box, slab by slab, whose bytes are those of the box in C order."""
-        result = await self._storage.read(name, box, lease)
+        result = await self._storage.volume.read(name, box, lease)
         turned = c_order_slabs(result.data, VoxelFormat.of(result.data.dtype, len(result.data)))
         while (slab := await asyncio.to_thread(next, turned, None)) is not None:
             yield Slab(slab, result.revision)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from magd.acknowledgement import Acknowledgement, Durability
 from magd.actors import arrival as arrival_module
 from magd.actors import commit, requests
-from magd.actors import storage as storage_module
+from magd.actors import volume as volume_module
 from magd.actors.requests import fingerprint_of, slabs_of
 from magd.actors.types import Bounds, Mask, WriteCommand
 from magd.cubes.header import BlockType, Header
@@ -44,7 +44,7 @@ PIECE_BYTES = 10_000
 @pytest.fixture
 def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small boxes are large."""
-    monkeypatch.setattr(storage_module, "SIDE_BYTES", 1000)
+    monkeypatch.setattr(volume_module, "SIDE_BYTES", 1000)
     monkeypatch.setattr(journal_file, "SIDE_BYTES", 1000)
     monkeypatch.setattr(arrival_module, "PIECE_BYTES", PIECE_BYTES)
     monkeypatch.setattr(requests, "SLAB_BYTES", 2 * 64 * 64 * 8)
@@ -79,11 +79,11 @@ async def arrive(
 
     :param stop_after: leave after so many bytes
     """
-    cost = await storage.check_write(name, BOX, UINT8, Bounds.EXTEND, mask)
+    cost = await storage.volume.check_write(name, BOX, UINT8, Bounds.EXTEND, mask)
     raw = data.tobytes(order="F")
     with (
         await storage.budget.lease(cost) as lease,
-        await storage.arrival(name, BOX, UINT8, durability, mask, lease) as arrival,
+        await storage.volume.arrival(name, BOX, UINT8, durability, mask, lease) as arrival,
     ):
         for start in range(0, len(raw), bytes_at_a_time):
             if stop_after is not None and start >= stop_after:
@@ -92,7 +92,7 @@ async def arrive(
             await asyncio.sleep(0)
         await arrival.finish()
         command = WriteCommand(request_id, BOX, arrival.data, durability, Bounds.EXTEND, mask, staging=arrival.staging)
-        return await storage.write(name, command, lease)
+        return await storage.volume.write(name, command, lease)
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -133,10 +133,10 @@ async def test_the_data_of_a_record_is_the_file_it_arrived_in(
 @pytest.mark.usefixtures("small_sizes")
 async def test_the_journal_begins_while_the_first_large_box_is_on_its_way(storage: Storage, tmp_path: Path) -> None:
     name = await make_mag(storage)
-    cost = await storage.check_write(name, BOX, UINT8, Bounds.EXTEND, Mask.ALL)
+    cost = await storage.volume.check_write(name, BOX, UINT8, Bounds.EXTEND, Mask.ALL)
     with (
         await storage.budget.lease(cost) as lease,
-        await storage.arrival(name, BOX, UINT8, Durability.PROCESS, Mask.ALL, lease),
+        await storage.volume.arrival(name, BOX, UINT8, Durability.PROCESS, Mask.ALL, lease),
     ):
         await until(lambda: any(name.endswith(".journal") for name in journal_names(tmp_path)))
     await write(storage, name, (0, 0, 0), noise()[0])
@@ -186,7 +186,7 @@ async def test_on_a_full_disk_nothing_is_staged_and_an_old_outcome_is_told(
         raise DiskFull("there is no space")
 
     monkeypatch.setattr(Staging, "take", take)
-    monkeypatch.setattr(storage_module, "require_space", refuse)
+    monkeypatch.setattr(volume_module, "require_space", refuse)
     monkeypatch.setattr(commit, "require_space", refuse)
     assert await arrive(storage, name, noise()) == first
     with pytest.raises(DiskFull):
@@ -290,7 +290,7 @@ def test_slabs_are_the_box_in_the_order_of_its_bytes_and_share_no_block(
 
 async def slabs_read(storage: Storage, name: MagName, box: Box) -> list[VoxelArray]:
     with await storage.budget.lease(1 << 20) as lease:
-        return [slab.data async for slab in storage.read_slabs(name, box, lease)]
+        return [slab.data async for slab in storage.volume.read_slabs(name, box, lease)]
 
 
 @pytest.mark.usefixtures("small_sizes")
@@ -326,7 +326,7 @@ async def test_a_read_that_fails_in_the_middle_is_an_error_and_no_zeros(
 
     async def read_on() -> None:
         with await storage.budget.lease(1 << 20) as lease:
-            async for slab in storage.read_slabs(name, BOX, lease):
+            async for slab in storage.volume.read_slabs(name, BOX, lease):
                 seen.append(slab.data)  # noqa: PERF401  # those before the failure are to be seen
 
     with pytest.raises(DataLoss, match="a block is damaged"):
@@ -340,7 +340,7 @@ async def test_the_turn_ends_when_all_is_read_and_not_when_all_is_sent(storage: 
     name = await make_mag(storage)
     await write(storage, name, (0, 0, 0), noise())
     with await storage.budget.lease(1 << 20) as lease:
-        slabs = storage.read_slabs(name, BOX, lease)
+        slabs = storage.volume.read_slabs(name, BOX, lease)
         parts = [(await anext(slabs)).data]
         await write(storage, name, (0, 0, 0), noise(2))  # waits for the turn, not for the reader
         parts += [slab.data async for slab in slabs]
@@ -365,7 +365,7 @@ async def test_a_read_that_is_left_is_not_read_to_its_end(storage: Storage, monk
 
     monkeypatch.setattr(MagFiles, "read", wait)
     with await storage.budget.lease(1 << 20) as lease:
-        slabs = storage.read_slabs(name, BOX, lease)
+        slabs = storage.volume.read_slabs(name, BOX, lease)
         await anext(slabs)
         await until(entered.is_set)
         await slabs.aclose()
@@ -385,13 +385,13 @@ async def test_a_mag_keeps_nothing_of_a_box_that_is_in_its_files_or_was_read(sto
     written = weakref.ref(data)
     command: Any = WriteCommand("", BOX, data, Durability.PROCESS, Bounds.EXTEND)
     with await storage.budget.lease(1 << 20) as lease:
-        await storage.write(name, command, lease)
+        await storage.volume.write(name, command, lease)
     del data, command
     await storage.flush("")
     await until(lambda: written() is None)
 
     with await storage.budget.lease(1 << 20) as lease:
-        result = await storage.read(name, BOX, lease)
+        result = await storage.volume.read(name, BOX, lease)
     read_data = weakref.ref(result.data)
     del result
     await until(lambda: read_data() is None)

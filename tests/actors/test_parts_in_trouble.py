@@ -12,7 +12,7 @@ import pytest
 
 from magd.acknowledgement import Durability
 from magd.actors import arrival as arrival_module
-from magd.actors import storage as storage_module
+from magd.actors import volume as volume_module
 from magd.actors.types import Bounds, Mask, WriteCommand
 from magd.cubes.known_files import KnownFiles
 from magd.cubes.mag_files import MagFiles
@@ -37,7 +37,7 @@ COVERED = Box.of((0, 0, 0), (64, 64, 32))
 @pytest.fixture(autouse=True)
 def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small boxes are large."""
-    monkeypatch.setattr(storage_module, "SIDE_BYTES", 1000)
+    monkeypatch.setattr(volume_module, "SIDE_BYTES", 1000)
     monkeypatch.setattr(journal_file, "SIDE_BYTES", 1000)
     monkeypatch.setattr(arrival_module, "PIECE_BYTES", 3000)
 
@@ -56,18 +56,18 @@ async def with_covered_cube_files(storage: Storage, tmp_path: Path) -> tuple[Mag
 
 async def arrive(storage: Storage, name: MagName, durability: Durability = Durability.DISK) -> None:
     """Write `COVERED` as its handler does: its bytes come one part after the other."""
-    cost = await storage.check_write(name, COVERED, UINT8, Bounds.EXTEND, Mask.ALL)
+    cost = await storage.volume.check_write(name, COVERED, UINT8, Bounds.EXTEND, Mask.ALL)
     raw = noise(1).tobytes(order="F")
     with (
         await storage.budget.lease(cost) as lease,
-        await storage.arrival(name, COVERED, UINT8, durability, Mask.ALL, lease) as arrival,
+        await storage.volume.arrival(name, COVERED, UINT8, durability, Mask.ALL, lease) as arrival,
     ):
         for start in range(0, len(raw), 7000):
             arrival.add(raw[start : start + 7000])
             await asyncio.sleep(0)
         await arrival.finish()
         command = WriteCommand("", COVERED, arrival.data, durability, Bounds.EXTEND, staging=arrival.staging)
-        await storage.write(name, command, lease)
+        await storage.volume.write(name, command, lease)
 
 
 @pytest.mark.parametrize("durability", [Durability.PROCESS, Durability.DISK])

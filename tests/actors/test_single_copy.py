@@ -15,7 +15,7 @@ import pytest
 from magd.acknowledgement import Durability
 from magd.actors import arrival as arrival_module
 from magd.actors import flusher
-from magd.actors import storage as storage_module
+from magd.actors import volume as volume_module
 from magd.actors.storage import Storage
 from magd.actors.types import Bounds, FlushLevel, Mask, WriteCommand
 from magd.catalog.root import Root
@@ -41,7 +41,7 @@ SIZE = 96
 @pytest.fixture(autouse=True)
 def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small boxes are large."""
-    monkeypatch.setattr(storage_module, "SIDE_BYTES", 1000)
+    monkeypatch.setattr(volume_module, "SIDE_BYTES", 1000)
     monkeypatch.setattr(journal_file, "SIDE_BYTES", 1000)
     monkeypatch.setattr(arrival_module, "PIECE_BYTES", 3000)
     # A box that waits in the overlay keeps a large one in the same cube files from becoming them.
@@ -50,18 +50,18 @@ def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def arrive(storage: Storage, name: MagName, box: Box, data: VoxelArray, durability: Durability) -> None:
     """Write a box as its handler does: its bytes come one part after the other."""
-    cost = await storage.check_write(name, box, UINT8, Bounds.EXTEND, Mask.ALL)
+    cost = await storage.volume.check_write(name, box, UINT8, Bounds.EXTEND, Mask.ALL)
     raw = data.tobytes(order="F")
     with (
         await storage.budget.lease(cost) as lease,
-        await storage.arrival(name, box, UINT8, durability, Mask.ALL, lease) as arrival,
+        await storage.volume.arrival(name, box, UINT8, durability, Mask.ALL, lease) as arrival,
     ):
         for start in range(0, len(raw), 7000):
             arrival.add(raw[start : start + 7000])
             await asyncio.sleep(0)
         await arrival.finish()
         command = WriteCommand("", box, arrival.data, durability, Bounds.EXTEND, staging=arrival.staging)
-        await storage.write(name, command, lease)
+        await storage.volume.write(name, command, lease)
 
 
 def noise(box: Box, seed: int = 1) -> VoxelArray:
@@ -241,7 +241,7 @@ async def test_a_box_that_need_not_be_on_the_disk_is_synced_before_it_takes_the_
     monkeypatch.setattr(os, "fdatasync", fdatasync)
     monkeypatch.setattr(os, "rename", rename)
     # As if the cube files had come to be while the box arrived: else it would have a side file.
-    monkeypatch.setattr(storage_module, "can_become_cube_files", lambda *_, **__: True)
+    monkeypatch.setattr(volume_module, "can_become_cube_files", lambda *_, **__: True)
     await arrive(storage, name, box, noise(box), Durability.PROCESS)
     await until(lambda: storage.budget.used_bytes == 0)
     assert calls[-5:] == ["part0", "part1", "journal", "to wkw", "to wkw"]

@@ -353,7 +353,7 @@ async def test_what_was_never_written_is_zero_and_a_read_without_a_box_reads_the
     storage: Storage,
 ) -> None:
     mag = await make_mag(storage)
-    empty = await storage.check_read(mag, None)
+    empty = await storage.volume.check_read(mag, None)
     assert empty[0].is_empty
     await write(storage, mag, (10, 20, 30), ones(5, 6, 7))
     result = await read_result(storage, mag)
@@ -377,7 +377,7 @@ async def test_boxes_that_no_mag_has_are_refused(
 ) -> None:
     mag = await make_mag(storage)
     box = Box.of(offset, size)
-    for attempt in (storage.check_write(mag, box, UINT8, Bounds.EXTEND), storage.check_read(mag, box)):
+    for attempt in (storage.volume.check_write(mag, box, UINT8, Bounds.EXTEND), storage.volume.check_read(mag, box)):
         with pytest.raises(InvalidRequest) as refused:
             await attempt
         assert refused.value.reason is Reason.INVALID_BOX
@@ -394,10 +394,10 @@ async def test_wrong_voxels_and_too_large_boxes_are_refused_before_any_data(stor
     ]
     for voxels, wanted, reason, text in cases:
         with pytest.raises(InvalidRequest, match=text) as refused:
-            await storage.check_write(mag, wanted, voxels, Bounds.EXTEND)
+            await storage.volume.check_write(mag, wanted, voxels, Bounds.EXTEND)
         assert refused.value.reason is reason
     with pytest.raises(NotFound):
-        await storage.check_write(MagName("brain", "color", Mag.of(4)), box, UINT8, Bounds.EXTEND)
+        await storage.volume.check_write(MagName("brain", "color", Mag.of(4)), box, UINT8, Bounds.EXTEND)
     assert tree_of(tmp_path / "root") == before
 
 
@@ -506,11 +506,11 @@ async def test_cube_files_are_listed_in_order_with_what_they_cover(storage: Stor
     for offset in ((0, 0, 16), (160, 0, 0), (32, 0, 0), (0, 16, 0)):
         await write(storage, mag, offset, ones(4, 4, 4))
     await storage.flush("")
-    files = [file async for some in storage.cube_files(mag, None) for file in some]
+    files = [file async for some in storage.volume.cube_files(mag, None) for file in some]
     assert [file.path for file in files] == ["z0/y0/x2.wkw", "z0/y0/x10.wkw", "z0/y1/x0.wkw", "z1/y0/x0.wkw"]
     assert files[0].box == Box.of((32, 0, 0), (16, 16, 16))
     assert files[0].size_bytes == 16 + 16**3
-    some = [file.path async for part in storage.cube_files(mag, Box.of((0, 0, 0), (33, 1, 1))) for file in part]
+    some = [file.path async for part in storage.volume.cube_files(mag, Box.of((0, 0, 0), (33, 1, 1))) for file in part]
     assert some == ["z0/y0/x2.wkw"]
 
 
@@ -521,13 +521,13 @@ async def test_a_compressed_mag_takes_small_writes_at_once_and_rewrites_its_file
     folder = tmp_path / "root/brain/color/1"
     for i in range(8):
         await write(storage, mag, (2 * i, 0, 0), ones(2, 3, 3) * np.uint8(i + 1))
-    listed = [file async for some in storage.cube_files(mag, None) for file in some]
+    listed = [file async for some in storage.volume.cube_files(mag, None) for file in some]
     assert [(file.path, file.pending, file.size_bytes) for file in listed] == [("z0/y0/x0.wkw", True, 0)]
     assert not (folder / "z0").exists()
     expected = np.repeat(np.arange(1, 9, dtype=np.uint8), 2)
     assert (await read(storage, mag, (0, 0, 0), (16, 1, 1))).ravel().tolist() == expected.tolist()
     await storage.flush(str(mag))
-    (file,) = [file async for some in storage.cube_files(mag, None) for file in some]
+    (file,) = [file async for some in storage.volume.cube_files(mag, None) for file in some]
     assert not file.pending
     assert file.size_bytes == (folder / "z0/y0/x0.wkw").stat().st_size
     assert (await read(storage, mag, (0, 0, 0), (16, 1, 1))).ravel().tolist() == expected.tolist()
@@ -666,7 +666,7 @@ async def test_a_read_only_storage_serves_and_leaves_no_trace(tmp_path: Path, po
         assert (await read(storage, mag, (0, 0, 0), (8, 8, 8))).all()
         refused: list[MagdError] = []
         for attempt in (
-            storage.check_write(mag, box, UINT8, Bounds.EXTEND),
+            storage.volume.check_write(mag, box, UINT8, Bounds.EXTEND),
             storage.hierarchy.create_dataset("new", NANOMETERS, exist_ok=True, request_id=""),
             storage.hierarchy.delete_dataset(BRAIN, etag="", request_id=""),
             storage.compress(mag, target=None, level="auto", request_id=""),
@@ -756,5 +756,5 @@ async def test_a_command_for_a_missing_mag_gives_its_memory_back(storage: Storag
     box = Box.of((0, 0, 0), (4, 4, 4))
     command = WriteCommand("id", box, UINT8.zeros(box.size), Durability.NONE, Bounds.EXTEND)
     with await storage.budget.lease(64) as lease, pytest.raises(NotFound):
-        await storage.write(MagName("brain", "color", Mag.of(8)), command, lease)
+        await storage.volume.write(MagName("brain", "color", Mag.of(8)), command, lease)
     assert storage.budget.used_bytes == 0

@@ -51,6 +51,7 @@ class FakeStorage:
         self.budget = MemoryBudget(budget_bytes, patience=patience)
         self.regions = Regions(self.budget, Threads(1), limit_bytes=0)
         self.boot_id = "boot"
+        self.volume = self
         self.voxels = voxels
         self.data = voxels.zeros(Vec3.full(EDGE if voxels.bytes_per_voxel == 1 else 64))
         self.bounding_box = Box(ORIGIN, ORIGIN)

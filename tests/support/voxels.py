@@ -69,18 +69,18 @@ async def write(
     """Write (x, y, z) or (c, x, y, z) data, as a handler does: check, lease, write."""
     whole = np.asfortranarray(data if data.ndim == 4 else data[np.newaxis])
     box = Box(Vec3.of(offset), Vec3.of(whole.shape[1:]))
-    cost = await storage.check_write(mag, box, VoxelFormat.of(whole.dtype, whole.shape[0]), bounds, mask)
+    cost = await storage.volume.check_write(mag, box, VoxelFormat.of(whole.dtype, whole.shape[0]), bounds, mask)
     identifier = str(uuid.uuid4()) if request_id is None else request_id
     command = WriteCommand(identifier, box, whole, durability, bounds, mask, if_revision)
     with await storage.budget.lease(cost) as lease:
-        return await storage.write(mag, command, lease)
+        return await storage.volume.write(mag, command, lease)
 
 
 async def read_result(storage: Storage, mag: MagName, box: Box | None = None) -> ReadResult:
     """Read a box, or the bounding box."""
-    box, _, cost = await storage.check_read(mag, box)
+    box, _, cost = await storage.volume.check_read(mag, box)
     with await storage.budget.lease(cost) as lease:
-        return await storage.read(mag, box, lease)
+        return await storage.volume.read(mag, box, lease)
 
 
 async def read(storage: Storage, mag: MagName, offset: Vec3Like, size: Vec3Like) -> VoxelArray:
