@@ -10,7 +10,7 @@ import numpy as np
 from magd.errors import NotAllowed, Reason
 from magd.geometry import Box, Vec3Like
 from magd_client import arrays
-from magd_client._async.batch import Batching
+from magd_client._async.batching import Batching
 from magd_client._async.boxes import Target, WriteOptions, read, write
 from magd_client._async.twins import Assignable
 from magd_client.convert import DurabilityLike, durability_of

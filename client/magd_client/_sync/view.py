@@ -11,7 +11,7 @@ import numpy as np
 from magd.errors import NotAllowed, Reason
 from magd.geometry import Box, Vec3Like
 from magd_client import arrays
-from magd_client._sync.batch import Batching
+from magd_client._sync.batching import Batching
 from magd_client._sync.boxes import Target, WriteOptions, read, write
 from magd_client._sync.twins import Assignable
 from magd_client.convert import DurabilityLike, durability_of
