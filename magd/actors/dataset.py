@@ -225,6 +225,7 @@ class DatasetActor(Actor[Message]):
             lost = self._memory.missing(by_others.properties)
             if lost and not self._root.read_only:
                 by_others = file.save(lost)
+                log.warning("another program wrote a smaller bounding box: it is enlarged", dataset=str(self._dataset))
             self._memory.forget_gone(by_others.properties)
         self._snapshot = by_others
         return by_others

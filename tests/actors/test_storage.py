@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from magd.acknowledgement import Durability, Revision
 from magd.actors.storage import Storage
@@ -318,7 +319,10 @@ async def test_a_stale_box_written_back_by_another_program_does_not_lose_the_ext
     await write(storage, mag, (0, 0, 0), ones(9, 9, 9))
     for _ in range(3):  # programs write back what they read at their start, again and again
         file.write_bytes(stale)
-        assert (await storage.hierarchy.get_layer(COLOR)).bounding_box == BoundingBox(Vec3(0, 0, 0), Vec3(9, 9, 9))
+        with capture_logs() as log:
+            layer = await storage.hierarchy.get_layer(COLOR)
+        assert layer.bounding_box == BoundingBox(Vec3(0, 0, 0), Vec3(9, 9, 9))
+        assert [line["log_level"] for line in log] == ["warning"]
 
 
 async def test_view_configurations_and_segment_ids_are_updated(storage: Storage) -> None:
