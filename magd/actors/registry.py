@@ -4,7 +4,8 @@
    awaited, so a mag never has two. One that is closing is waited for: its files are still open.
 2. A request that meets an actor in the moment it rests was not accepted, and asks again.
 3. The coordinator may hold a resource: its actors are drained and closed, and requests wait outside meanwhile.
-4. Draining closes the mags first, then the datasets they save their bounding boxes in.
+4. Draining closes the mags first, then the datasets they save their bounding boxes in. From its beginning on no actor
+   is made, nor for a request that has waited for one to end: nobody would close it.
 """
 
 from __future__ import annotations
@@ -141,8 +142,7 @@ class Registry:
 
     async def _ask(self, find: Callable[[], Awaitable[A]], call: Callable[[A], Awaitable[T]]) -> T:
         for attempt in range(_ATTEMPTS):
-            if self._draining:
-                raise Unavailable("the daemon is shutting down", reason=Reason.SHUTTING_DOWN)
+            self._require_serving()
             actor = await find()
             try:
                 return await call(actor)
@@ -180,7 +180,12 @@ class Registry:
             else:
                 return actor
 
+    def _require_serving(self) -> None:
+        if self._draining:
+            raise Unavailable("the daemon is shutting down", reason=Reason.SHUTTING_DOWN)
+
     def _start_dataset(self, name: DatasetName) -> DatasetActor:
+        self._require_serving()  # also of who has waited: nobody would end the actor
         actor = self._datasets[name] = DatasetActor(
             name,
             self._root,
@@ -193,6 +198,7 @@ class Registry:
         return actor
 
     def _start_mag(self, name: MagName, dataset: DatasetActor) -> MagActor:
+        self._require_serving()
         actor = self._mags[name] = MagActor(
             name,
             self._root,

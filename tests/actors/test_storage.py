@@ -707,6 +707,29 @@ async def test_one_folder_under_two_names_has_one_actor(storage: Storage, tmp_pa
     assert refused.value.reason is Reason.LOCKED
 
 
+@pytest.mark.parametrize("waits_for", ["mag", "dataset"])
+async def test_who_waits_for_an_actor_to_end_gets_no_other_one_while_the_storage_drains(
+    tmp_path: Path, pool: CompressionPool, waits_for: str
+) -> None:
+    (tmp_path / "root").mkdir()
+    async with asyncio.timeout(30), Storage(Root(str(tmp_path / "root")), CONFIG, pool) as storage:
+        mag = await make_mag(storage)
+        await write(storage, mag, (0, 0, 0), ones(4, 4, 4))
+        registry = storage._registry
+        late: asyncio.Task[Any]
+        if waits_for == "mag":
+            registry._mags[mag].close()
+            late = asyncio.create_task(read(storage, mag, (0, 0, 0), (4, 4, 4)))
+        else:
+            registry._datasets[BRAIN].close()
+            late = asyncio.create_task(storage.hierarchy.get_dataset(BRAIN))
+        await asyncio.sleep(0)
+        assert not late.done()
+    with pytest.raises(Unavailable) as refused:
+        await late
+    assert refused.value.reason is Reason.SHUTTING_DOWN
+
+
 async def test_draining_finishes_accepted_writes_and_refuses_new_ones(tmp_path: Path, pool: CompressionPool) -> None:
     async with Storage(Root(str(tmp_path)), CONFIG, pool) as storage:
         mag = await make_mag(storage)
