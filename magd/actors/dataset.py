@@ -86,6 +86,8 @@ class DatasetActor(Actor[Message]):
         self._memory = BoundingBoxMemory()
         self._file: PropertiesFile | None = None
         self._snapshot: Snapshot | None = None
+        self._trouble = ""
+        """Why the last look was in vain; empty if it was not."""
 
     # -- for callers ---------------------------------------------------------------------------------------------
 
@@ -153,15 +155,16 @@ class DatasetActor(Actor[Message]):
         return lock
 
     async def _look(self, lock: FolderLock) -> None:
-        """Bring back what others have written over, unless the dataset is not there any more."""
-        if not await self._threads.run(lock.holds, self._root.dataset_folder(self._dataset)):
-            return
+        """Bring back what others have written over. What is in the way of that is logged once."""
         try:
-            result = await self._threads.run(self._do, [Refresh()])
+            result = await self._threads.run(self._do_if_there, lock)
         except MagdError as error:
-            log.warning("properties cannot be looked at", dataset=str(self._dataset), error=error.message)
+            if error.message != self._trouble:
+                log.warning("properties cannot be looked at", dataset=str(self._dataset), error=error.message)
+            self._trouble = error.message
             return
-        if result.changed:
+        self._trouble = ""
+        if result is not None and result.changed:
             self._on_change(result.snapshot)
 
     async def _work_through(self, batch: Sequence[Envelope[Message]]) -> None:
@@ -197,6 +200,10 @@ class DatasetActor(Actor[Message]):
             envelope.resolve(result.snapshot)
 
     # -- in a thread, one call at a time ---------------------------------------------------------------------------
+
+    def _do_if_there(self, lock: FolderLock) -> _Outcome | None:
+        """Refresh, unless another dataset has the name by now, or none."""
+        return self._do([Refresh()]) if lock.holds(self._root.dataset_folder(self._dataset)) else None
 
     def _do(self, messages: Sequence[Message]) -> _Outcome:
         before = self._snapshot

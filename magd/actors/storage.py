@@ -28,9 +28,7 @@ from magd.actors.operations import Operations
 from magd.actors.politeness import Politeness
 from magd.actors.regions import Regions
 from magd.actors.registry import Registry
-from magd.actors.requests import (
-    check_writable,
-)
+from magd.actors.requests import check_writable
 from magd.actors.startup import recover_unopened
 from magd.actors.threads import Threads
 from magd.actors.types import (

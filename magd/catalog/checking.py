@@ -200,7 +200,7 @@ class _Check:
             header = read_header(os.path.join(folder, HEADER_FILE))
         except MagdError:
             return  # what is wrong with it was found above; without it nothing can be said of a journal
-        format = FileFormat(header.voxels, header.block_len, header.file_len, header.block_type)  # noqa: A001
+        format = FileFormat(header.voxels, header.block_len, header.file_len, header.block_type)  # noqa: A001  # its name in a HEAD
         damage = _damage_of_journal(folder, format)
         if damage is not None:
             yield damage
@@ -235,7 +235,7 @@ def _agreement(folder: str, layer: LayerProperties, mag: MagProperties) -> Itera
         yield _damage(HEADER_FILE, message)
 
 
-def _damage_of_journal(folder: str, format: FileFormat) -> CheckedFile | None:  # noqa: A002
+def _damage_of_journal(folder: str, format: FileFormat) -> CheckedFile | None:  # noqa: A002  # its name in a HEAD
     """What is wrong with the journal of a mag, if it is found twice in the same files: its actor may be at work."""
     place = journal_folder(folder)
     last: tuple[list[str], str] | None = None
@@ -258,7 +258,7 @@ def _damage_of_journal(folder: str, format: FileFormat) -> CheckedFile | None:  
     return None
 
 
-def _waiting(folder: str, format: FileFormat) -> Iterator[CheckedFile]:  # noqa: A002
+def _waiting(folder: str, format: FileFormat) -> Iterator[CheckedFile]:  # noqa: A002  # its name in a HEAD
     """What a mag that nobody serves has in its journal, and what was left in it."""
     recovery = recover(folder, format)
     if recovery.writes or (recovery.head is not None and not recovery.head.unsaved_box.is_empty):

@@ -99,7 +99,7 @@ def in_mag(folder: str) -> list[Leftover]:
         opened.close()
     if os.path.isdir(journal_folder(folder)):
         header = read_header(os.path.join(folder, HEADER_FILE))
-        format = FileFormat(header.voxels, header.block_len, header.file_len, header.block_type)  # noqa: A001
+        format = FileFormat(header.voxels, header.block_len, header.file_len, header.block_type)  # noqa: A001  # its name in a HEAD
         found += [
             Leftover(path, "a file of the journal that does not count any more")
             for path in recover(folder, format).leftovers

@@ -139,7 +139,7 @@ def _discard(
     recovery: Recovery,
     others: Sequence[_SoundFile],
     files: Sequence[_SoundFile],
-    format: FileFormat,  # noqa: A002
+    format: FileFormat,  # noqa: A002  # what it is called in a HEAD
 ) -> Recovery:
     """Go on without a journal that was written for other cube files, if nothing in it is to be applied."""
     head, path = recovery.head, others[-1].path

@@ -302,14 +302,16 @@ class Calls(grpc.aio.ServerInterceptor):
     def _record(self, call: Call, code: grpc.StatusCode, error: MagdError | None = None) -> None:
         seconds = time.perf_counter() - call.started
         self._metrics.ended(call.method, code.name, seconds=seconds, received=call.received, sent=call.sent)
-        facts: dict[str, object] = {"reason": str(error.reason), "error": error.message} if error else {}
-        gravest = code
-        if (failure := call.box_failure) is not None and not error:
+        facts: dict[str, object] = {}
+        codes = {code}
+        if (failure := call.box_failure) is not None:
             facts = {"failed_boxes": call.failed_boxes, "reason": failure.reason, "error": failure.message}
-            gravest = code_of_box(failure)
-        if gravest in _OUR_FAULT:
+            codes.add(code_of_box(failure))
+        if error is not None:
+            facts |= {"reason": str(error.reason), "error": error.message}
+        if codes & _OUR_FAULT:
             level = logging.ERROR
-        elif gravest is grpc.StatusCode.OK and seconds < SLOW_SECONDS and call.method.startswith(_BOXES):
+        elif codes == {grpc.StatusCode.OK} and seconds < SLOW_SECONDS and call.method.startswith(_BOXES):
             level = logging.DEBUG
         else:
             level = logging.INFO

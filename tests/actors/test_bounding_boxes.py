@@ -9,12 +9,14 @@ import os
 from typing import TYPE_CHECKING
 
 import numpy as np
+from structlog.testing import capture_logs
 
 from magd.actors.storage import Storage
 from magd.catalog.names import LayerName
 from magd.catalog.root import Root
 from magd.errors import Conflict
 from magd.geometry import BoundingBox, Vec3
+from magd.properties.file import PropertiesFile
 from tests.actors.conftest import CONFIG
 from tests.support.voxels import make_mag, until, write
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     import pytest
 
     from magd.compression.pool import CompressionPool
+    from magd.properties.file import Snapshot
     from magd.voxels import VoxelArray
 
 COLOR = LayerName("brain", "color")
@@ -134,3 +137,29 @@ async def test_the_properties_of_another_dataset_that_took_the_name_are_left_alo
         folder.mkdir()
         (folder / "datasource-properties.json").write_bytes(stale)
     assert (folder / "datasource-properties.json").read_bytes() == stale
+
+
+async def test_a_file_that_cannot_be_looked_at_is_told_once_and_made_good_when_it_can(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("magd.actors.dataset.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("magd.properties.file._READ_PAUSES_SECONDS", ())
+    mag = await make_mag(storage)
+    file = tmp_path / "root/brain/datasource-properties.json"
+    stale = file.read_bytes()
+    await write(storage, mag, (0, 0, 0), ones())
+    extended = file.read_bytes()
+    looks, load = 0, PropertiesFile.load
+
+    def counted(self: PropertiesFile) -> Snapshot:
+        nonlocal looks
+        looks += 1
+        return load(self)
+
+    monkeypatch.setattr(PropertiesFile, "load", counted)
+    with capture_logs() as log:
+        file.write_bytes(b"{")
+        await until(lambda: looks >= 3)
+        assert [line["event"] for line in log] == ["properties cannot be looked at"]
+        file.write_bytes(stale)
+        await until(lambda: file.read_bytes() == extended)

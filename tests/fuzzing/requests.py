@@ -317,7 +317,7 @@ class Requests:
     async def _until(self, condition: Callable[[], bool]) -> None:
         """Wait for something that has no event to wait for."""
         async with asyncio.timeout(_DEADLINE_SECONDS):
-            while not condition():  # noqa: ASYNC110
+            while not condition():  # noqa: ASYNC110  # what is waited for has no event
                 await asyncio.sleep(0.001)
 
     def _files(self) -> dict[str, tuple[int, int, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import grpc.aio
 import pytest
 from structlog.testing import capture_logs
 
@@ -110,6 +111,23 @@ async def test_a_box_that_is_alone_and_fails_is_no_exception(
             await until(lambda: len(log) == 1)
     assert (log[0]["log_level"], log[0]["failed_boxes"]) == ("info", 1)
     assert failed(server, method) == {"INVALID_ARGUMENT": 1}
+
+
+async def test_a_box_that_failed_is_in_the_line_of_a_call_that_fails_after_it() -> None:
+    storage = FakeStorage(UINT8)
+    storage.fail = DataLoss("x.wkw is broken", reason=Reason.CORRUPT_CUBE_FILE)
+    async with served(storage.as_storage()) as server:
+        with capture_logs() as log:
+            call: Any = volume_stub(server.channel).WriteBoxes()
+            await call.write(WriteBoxesRequest(index=0, box=a_write(GOOD)))
+            assert (await call.read()).HasField("error")
+            await call.write(WriteBoxesRequest(index=5, box=WriteBoxRequest(data=b"of no box")))
+            with pytest.raises(grpc.aio.AioRpcError):
+                await call.read()
+            await until(lambda: len(log) == 1)
+    (line,) = log
+    assert (line["code"], line["log_level"], line["failed_boxes"]) == ("INVALID_ARGUMENT", "error", 1)
+    assert line["reason"] == "INVALID_FIELD", "of what ended the call"
 
 
 def failed(server: Served, method: str) -> dict[str, float]:

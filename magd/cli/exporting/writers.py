@@ -62,7 +62,7 @@ def exporter_of(path: str, compression: str) -> Exporter:
         return export_npy
     if lower.endswith((".tif", ".tiff")):
         try:
-            import tifffile  # noqa: F401
+            import tifffile  # noqa: F401  # whether it is there, before a daemon is asked for voxels
         except ModuleNotFoundError as error:
             raise MissingExtra("exporting TIFF", error.name, IMPORT_EXTRA) from error
         return export_compressed_tiff if compression == "zlib" else export_tiff

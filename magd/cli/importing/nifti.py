@@ -114,7 +114,7 @@ def _read_header(path: str) -> tuple[Any, Any]:
     except ModuleNotFoundError as error:
         raise MissingExtra("importing NIfTI", error.name, IMPORT_EXTRA) from error
     try:
-        image = nibabel.load(path)  # type: ignore[attr-defined,unused-ignore]
+        image = nibabel.load(path)  # type: ignore[attr-defined,unused-ignore]  # some of its versions have no type for it
     except (
         nibabel.filebasedimages.ImageFileError,
         nibabel.spatialimages.HeaderDataError,
