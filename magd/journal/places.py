@@ -34,6 +34,12 @@ def journal_folder(mag_folder: str) -> str:
     return os.path.join(mag_folder, MAGD_FOLDER, _JOURNAL_FOLDER)
 
 
+def dataset_folder(folder: str) -> str:
+    """The folder of the dataset that a journal's folder belongs to."""
+    mag = os.path.dirname(os.path.dirname(folder))
+    return os.path.dirname(os.path.dirname(mag))
+
+
 def journal_path(folder: str, sequence: int) -> str:
     """The journal file with this sequence."""
     return os.path.join(folder, f"{sequence:0{_DIGITS}d}.journal")

@@ -643,7 +643,7 @@ def run_scenario(
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(journal_file, "SIDE_BYTES", SIDE_BYTES)
-        patch.setattr(spares, "_kept_seconds", 1e6)  # when they go is not to depend on how fast this is
+        patch.setattr(spares, "_wait", lambda: None)  # when they go is not to depend on how fast this is
         root = Path(scratch, "0")
         root.mkdir()
         disk = RecordedDisk(str(root))

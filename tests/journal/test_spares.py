@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import threading
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
+from magd.atomic import unlink_if_there
 from magd.geometry import Box
 from magd.journal import journal_file, spares
 from magd.journal.journal import Journal
@@ -21,7 +25,6 @@ from tests.journal.journal_data import FORMAT, make_head, make_write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from magd.journal.records import WriteRecord
 
@@ -61,6 +64,16 @@ def files(folder: Path, *sizes: int) -> list[str]:
         with open(path, "wb") as file:
             file.write(b"x" * size)
     return paths
+
+
+def wait_for(kept: Spares) -> None:
+    """Wait until what is to be removed now has been."""
+    while kept._leaving:
+        timer = kept._timer
+        if timer is not None:
+            timer.join()
+    with kept._removing:
+        pass
 
 
 # -- in a journal ------------------------------------------------------------------------------------------------------
@@ -158,6 +171,7 @@ def test_there_are_only_so_many(tmp_path: Path) -> None:
     kept = Spares(most_files=2)
     for path in files(tmp_path, 1, 2, 3):
         kept.keep(path)
+    wait_for(kept)
     assert sorted(entry.stat().st_size for entry in os.scandir(tmp_path)) == [2, 3], "the oldest goes first"
     assert kept.drop()
     assert not kept.drop()
@@ -167,6 +181,7 @@ def test_there_are_only_so_many_bytes(tmp_path: Path) -> None:
     kept = Spares(most_bytes=10)
     for path in files(tmp_path, 4, 11, 5, 3):
         kept.keep(path)
+    wait_for(kept)
     assert sorted(entry.stat().st_size for entry in os.scandir(tmp_path)) == [3, 5]
     kept.drop()
 
@@ -181,15 +196,72 @@ def test_the_one_that_fits_is_taken(tmp_path: Path) -> None:
     assert not kept.drop()
 
 
-def test_each_folder_has_its_own(tmp_path: Path) -> None:
+def journal_of(dataset: Path, layer: str) -> Path:
+    folder = Path(journal_folder(str(dataset / layer / "1")))
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_a_file_moves_to_another_mag_of_its_dataset_and_to_no_other_dataset(tmp_path: Path) -> None:
+    color, labels = journal_of(tmp_path / "a", "color"), journal_of(tmp_path / "a", "labels")
+    other = journal_of(tmp_path / "b", "color")
+    kept = Spares()
+    for path in files(color, 5, 7):
+        kept.keep(path)
+    assert kept.take(str(other), 5) is None
+    assert os.listdir(other) == []
+    taken = kept.take(str(labels), 7)
+    assert taken is not None
+    assert (os.path.dirname(taken), os.path.getsize(taken)) == (str(labels), 7)
+    kept.drop(str(color))
+    assert (os.listdir(color), len(os.listdir(labels))) == ([], 1), "it belongs to the other mag now"
+    assert kept.take(str(labels), 7) is None
+    assert not kept.drop()
+
+
+def test_a_file_that_cannot_be_moved_goes_and_another_one_is_taken(tmp_path: Path) -> None:
+    gone, there, here = (journal_of(tmp_path, name) for name in ("gone", "there", "here"))
+    kept = Spares()
+    kept.keep(files(gone, 5)[0])
+    kept.keep(files(there, 6)[0])
+    shutil.rmtree(gone)
+    path = kept.take(str(here), 5)
+    assert path is not None
+    assert os.path.getsize(path) == 6
+    wait_for(kept)
+    assert not kept.drop()
+
+
+def test_each_folder_is_emptied_alone(tmp_path: Path) -> None:
     kept = Spares()
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         kept.keep(files(tmp_path / name, 5)[0])
-    assert kept.take(str(tmp_path), 5) is None
     kept.drop(str(tmp_path / "a"))
     assert (os.listdir(tmp_path / "a"), len(os.listdir(tmp_path / "b"))) == ([], 1)
     kept.drop()
+
+
+def test_who_empties_a_folder_waits_for_what_is_being_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Spares(most_files=0)
+    unlink = unlink_if_there
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly(path: str) -> None:
+        begun.set()
+        assert go_on.wait(30)
+        unlink(path)
+
+    monkeypatch.setattr(spares, "unlink_if_there", slowly)
+    kept.keep(files(tmp_path, 5)[0])
+    assert begun.wait(30)
+    dropping = threading.Thread(target=kept.drop, args=(str(tmp_path),))
+    dropping.start()
+    dropping.join(0.05)
+    assert dropping.is_alive()
+    go_on.set()
+    dropping.join()
+    assert os.listdir(tmp_path) == []
 
 
 def test_they_are_kept_for_a_moment_only(tmp_path: Path) -> None:
@@ -198,6 +270,7 @@ def test_they_are_kept_for_a_moment_only(tmp_path: Path) -> None:
         kept.keep(path)
     while (timer := kept._timer) is not None:
         timer.join()
+    wait_for(kept)
     assert os.listdir(tmp_path) == []
     assert not kept.drop()
 
