@@ -341,7 +341,7 @@ class JournalKeeper:
 
     async def _checkpoint(self, *, to_disk: bool) -> None:
         async with self._checkpointing:
-            if self._has_nothing_to_bring():
+            if self._has_nothing_to_bring() or self._is_all_brought(to_disk=to_disk):
                 return
             async with self.order:
                 await self._all_visible()
@@ -379,6 +379,16 @@ class JournalKeeper:
             self._journal is None
             and not (self._recovery.writes or self._unjournaled)
             and self.extensions.unsaved.is_empty
+        )
+
+    def _is_all_brought(self, *, to_disk: bool) -> bool:
+        """Whether the checkpoint before left nothing to do for one that begins now."""
+        return (
+            self._journal is not None
+            and self._journal.is_empty
+            and not (self.trouble or self._is_promised or self.boxes.overlay.all())
+            and self.extensions.unsaved.is_empty
+            and not (to_disk and self._has_unjournaled)
         )
 
     async def _all_visible(self) -> None:

@@ -147,6 +147,12 @@ class Journal:
         return self._current.size_bytes
 
     @property
+    def is_empty(self) -> bool:
+        """Whether there is no record in any of its files."""
+        with self._changing:
+            return not self._old and self._last_number == self._current.start.number
+
+    @property
     def broken(self) -> str:
         """Why it takes no records; empty while it does."""
         with self._changing:

@@ -186,7 +186,13 @@ async def test_after_a_kill_a_flush_to_the_disk_counts_with_what_was_not_synced_
         await storage.flush("", DISK)
         assert steps == ["sync", "sync everything", "retire"]
         await storage.flush("", FILES)
+        await storage.flush("", APPLIED)
+        assert steps[3:] == [], "there is nothing to do"
+        await write(storage, mag, (32, 0, 0), filled(8))
+        await storage.flush("", FILES)
         assert steps[3:] == ["sync", "retire"], "once is enough"
+        await storage.flush("", FILES)
+        assert steps[5:] == []
     steps.clear()
     async with Storage(Root(str(crashed)), CONFIG, pool) as storage:
         assert (await read(storage, mag, (0, 0, 0), (16, 16, 16)) == 7).all()
