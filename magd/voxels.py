@@ -74,6 +74,13 @@ class VoxelFormat:
         """An array of this format whose contents are not set."""
         return np.empty((self.num_channels, *size), dtype=self.dtype, order="F")
 
+    def of_bytes(self, data: npt.NDArray[np.uint8], size: Vec3) -> VoxelArray:
+        """Bytes as an array of this format, without a copy.
+
+        :param data: as many as the array has; they need not be aligned
+        """
+        return data.view(self.dtype).reshape((self.num_channels, *size), order="F")
+
     def zeros(self, size: Vec3) -> VoxelArray:
         """An array of this format, all zero."""
         return np.zeros((self.num_channels, *size), dtype=self.dtype, order="F")

@@ -1,10 +1,8 @@
 """A region of shared memory that the daemon has leased to this client: a file that both ends read and write.
 
-Nothing is mapped. `pread` and `pwrite` cost 20 ms for 128 MiB where a copy from and to a mapping costs 8 ms (gRPC takes
-about 200 ms). But to map the pages takes another 19 ms, which only a mapping that is kept for later calls would save,
-and that holds memory which the daemon believes to have given back. Nor can happen what a mapping may do to a process: a
-signal that ends it when the file is cut short, and an array that a forked child shares with its parent. So what is read
-is copied into an array of the caller's own, and regions go back to the daemon when the call ends.
+What is read is copied into an array of the caller's own, and regions go back to the daemon when the call ends. The
+file of one that is mapped (`magd.shared_files`) is kept for the next time that it is leased: to map its pages anew
+would cost more than that saves. Memory is not held by that: the daemon frees what it removes.
 
 gRPC's own thread may still send parts of a call that has ended. They do not get into the file any more: it may have
 been leased anew by then.
@@ -15,13 +13,16 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
+from magd.shared_files import open_shared, shared_file
 from magd.v1 import volume_pb2
 from magd_client import fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from magd.shared_files import SharedFile
 
 SHARED_BYTES: Final = 4 << 20
 """Smaller boxes go through gRPC: to lease a region costs more than it saves. Measured over a unix socket on a busy
@@ -30,44 +31,29 @@ and 9.7, 8 MiB 7.4 and 10.2; reads of 2 MiB 5.0 and 4.3, 4 MiB 7.9 and 8.7, 8 Mi
 PIECE_BYTES: Final = 4 << 20
 """What one message names, so that one end copies while the other has the piece before."""
 
-_open: Final[set[Region]] = set()
+MOST_KEPT: Final = 8
+"""Files of regions that are given back. The daemon has removed those that were not used for a while."""
+
+_open: Final[set[SharedFile]] = set()
 """Those of this process. A forked child closes them: whatever has a descriptor is in here when a process forks."""
 
 
 class Region:
     """A leased region.
 
+    :param file: of it
+
     :ivar name: as the daemon gave it
     :ivar has_failed: whether its file could not be read or written
     """
 
-    def __init__(self, name: str, fd: int, size_bytes: int) -> None:
+    def __init__(self, name: str, size_bytes: int, file: SharedFile) -> None:
         self.name: Final = name
         self.size_bytes: Final = size_bytes
+        self.file: Final = file
         self.has_failed = False
-        self._fd: Final = fd
         self._lock: Final = threading.Lock()
-        self._is_open = True
-        _open.add(self)
-
-    @classmethod
-    def of(cls, leased: volume_pb2.ShareMemoryResponse) -> Self:
-        """Open the file of a region.
-
-        :raises OSError: it is not there (for a client in another container), is of another user, or is not what the
-            daemon says
-        """
-        with fork.undivided():
-            fd = os.open(leased.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            region = cls(leased.region, fd, leased.size_bytes)
-        try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode) or status.st_size < leased.size_bytes:
-                raise OSError(f"{leased.path} is not a file of {leased.size_bytes} bytes")
-        except BaseException:
-            region.close()
-            raise
-        return region
+        self._is_leased = True
 
     @property
     def whole(self) -> volume_pb2.SharedMemory:
@@ -77,50 +63,99 @@ class Region:
     def write(self, data: memoryview, offset: int) -> bool:
         """Write some bytes.
 
-        :return: False: that failed, or it is closed
+        :return: False: that failed, or the lease has ended
         """
-        return self._move(data, offset, lambda rest, at: os.pwrite(self._fd, rest, at))
+        return self._move(self.file.write, data, offset)
 
     def read_into(self, buffer: memoryview, offset: int) -> bool:
         """Fill a buffer.
 
-        :return: False: that failed, or it is closed
+        :return: False: that failed, or the lease has ended
         """
-        return self._move(buffer, offset, lambda rest, at: os.preadv(self._fd, [rest], at))
+        return self._move(self.file.read_into, buffer, offset)
+
+    def end(self) -> None:
+        """End the lease: nothing touches the file any more."""
+        with self._lock:
+            self._is_leased = False
+
+    def _move(self, move: Callable[[memoryview, int], None], buffer: memoryview, offset: int) -> bool:
+        with self._lock:
+            if not self._is_leased:
+                return False
+            try:
+                move(buffer, offset)
+            except (OSError, EOFError):
+                self.has_failed = True
+            return not self.has_failed
+
+
+class RegionFiles:
+    """The files of the regions of one connection. Belongs to one process."""
+
+    def __init__(self) -> None:
+        self._lock: Final = threading.Lock()
+        self._kept: dict[str, SharedFile] = {}
+        """Those of no lease, by the names of their regions, the one last given back at the end."""
+
+    def open(self, leased: volume_pb2.ShareMemoryResponse) -> Region:
+        """The region of a lease.
+
+        :raises OSError: its file is not there (for a client in another container), is of another user, or is not what
+            the daemon says
+        """
+        with self._lock:
+            file = self._kept.pop(leased.region, None)
+        return Region(leased.region, leased.size_bytes, file or _opened(leased))
+
+    def give_back(self, region: Region, *, keep: bool) -> None:
+        """End a lease.
+
+        :param keep: whether the region may be leased again
+        """
+        region.end()
+        if not keep or not region.file.is_mapped or region.has_failed:
+            _close(region.file)
+            return
+        with self._lock:
+            self._kept[region.name] = region.file
+            oldest = self._kept.pop(next(iter(self._kept))) if len(self._kept) > MOST_KEPT else None
+        if oldest is not None:
+            _close(oldest)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of those of no lease."""
         with self._lock:
-            self._close()
+            files, self._kept = list(self._kept.values()), {}
+        for file in files:
+            _close(file)
 
-    def close_in_child(self) -> None:
-        """The same in a forked child, where whoever held the lock is not there."""
-        self._close()
 
-    def _close(self) -> None:
-        with fork.undivided():
-            if self._is_open:
-                self._is_open = False
-                _open.discard(self)
-                os.close(self._fd)
+def _opened(leased: volume_pb2.ShareMemoryResponse) -> SharedFile:
+    with fork.undivided():
+        fd = open_shared(leased.path, leased.region)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode) or status.st_size < leased.size_bytes:
+                raise OSError(f"{leased.path} is not a file of {leased.size_bytes} bytes")
+            file = shared_file(fd, leased.size_bytes)
+        except BaseException:
+            os.close(fd)
+            raise
+        _open.add(file)
+    return file
 
-    def _move(self, rest: memoryview, at: int, move: Callable[[memoryview, int], int]) -> bool:
-        with self._lock:
-            while len(rest) and self._is_open:
-                try:
-                    moved = move(rest, at)
-                except OSError:
-                    moved = 0
-                if not moved:
-                    self.has_failed = True
-                    return False
-                rest, at = rest[moved:], at + moved
-            return self._is_open
+
+def _close(file: SharedFile) -> None:
+    with fork.undivided():
+        if file in _open:  # a forked child has closed those of its parent
+            _open.discard(file)
+            file.close()
 
 
 def _begin_child() -> None:
-    for region in list(_open):
-        region.close_in_child()
+    for file in list(_open):
+        _close(file)
 
 
 os.register_at_fork(after_in_child=_begin_child)

@@ -44,6 +44,7 @@ class Lease:
         self._budget = budget
         self._give_back = give_back
         self._holders = 1
+        self._on_release: list[Callable[[], None]] = []
         self.size_bytes: Final = size_bytes
 
     @property
@@ -60,11 +61,17 @@ class Lease:
         """Also hold it until one more `release`."""
         self._holders += 1
 
+    def when_released(self, function: Callable[[], None]) -> None:
+        """Have something done when every holder has let go."""
+        self._on_release.append(function)
+
     def release(self) -> None:
         """Let go of it once."""
         self._holders -= 1
         if self._holders == 0:
             self._give_back()
+            for function in self._on_release:
+                function()
 
     def __enter__(self) -> Self:
         return self

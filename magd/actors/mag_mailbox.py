@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from magd.actors.cube_listing import ListedCubeFile
     from magd.actors.messages import MagFacts
     from magd.actors.threads import Threads
-    from magd.actors.types import ReadResult, Slab, WriteCommand
+    from magd.actors.types import Place, ReadResult, Slab, WriteCommand
     from magd.geometry import Box, Vec3
 
 
@@ -73,9 +73,18 @@ class MagMailbox(Actor[Message]):
         """Read one box, in voxels of the mag."""
         return cast("ReadResult", await self.ask(Read(box), lease))
 
-    async def read_slabs(self, box: Box, lease: Lease, give: Callable[[Slab], None]) -> None:
-        """Read one box slab by slab. When the call is cancelled, what was not read then is left out."""
-        await self.ask(ReadSlabs(box, give), lease)
+    async def read_slabs(
+        self,
+        box: Box,
+        lease: Lease,
+        give: Callable[[Slab], None],
+        place: Place | None = None,
+    ) -> None:
+        """Read one box slab by slab. When the call is cancelled, what was not read then is left out.
+
+        :param give, place: as of `ReadSlabs`; what is read may go there until the lease is given back
+        """
+        await self.ask(ReadSlabs(box, place, give), lease)
 
     async def list_cube_files(self, box: Box | None, after: Vec3 | None, limit: int) -> list[ListedCubeFile]:
         """Some cube files in (z, y, x) order."""

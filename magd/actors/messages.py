@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from magd.acknowledgement import Revision
     from magd.actors.budget import Lease
-    from magd.actors.types import FlushLevel, Slab, WriteCommand
+    from magd.actors.types import FlushLevel, Place, Slab, WriteCommand
     from magd.cubes.header import Header
     from magd.geometry import Box, Vec3
 
@@ -61,6 +61,8 @@ class ReadSlabs:
 
     box: Box
     """In voxels of the mag."""
+    place: Place | None
+    """Where it is to go; None: into new arrays."""
     give: Callable[[Slab], None]
     """Called on the event loop with each slab, in the order of their bytes, while the next ones are read."""
 

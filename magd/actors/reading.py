@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from magd.actors.types import WriteCommand
     from magd.compression.changed_blocks import ChangedBlocks
     from magd.geometry import Box
-    from magd.voxels import VoxelArray
+    from magd.voxels import VoxelArray, VoxelFormat
 
 
 class Reader:
@@ -71,11 +72,21 @@ class Reader:
             for slab in slabs_of(reading.box, files.header):
                 if not is_wanted():
                     return
-                data = read_through(files.read, slab, entries)
-                loop.call_soon_threadsafe(reading.give, Slab(data, revision))
+                out = self._place_of(slab, reading, files.header.voxels)
+                data = read_through(partial(files.read, out=out), slab, entries)
+                loop.call_soon_threadsafe(reading.give, Slab(data, revision, out is not None))
 
         await self._threads.run(read)
         self.count += 1
+
+    @staticmethod
+    def _place_of(slab: Box, reading: ReadSlabs, voxels: VoxelFormat) -> VoxelArray | None:
+        if reading.place is None:
+            return None
+        size = voxels.nbytes(slab)
+        start = size // slab.size.z * (slab.offset.z - reading.box.offset.z)
+        place = reading.place(start, size)
+        return None if place is None else voxels.of_bytes(place, slab.size)
 
     async def cube_files(self, listing: ListCubeFiles) -> list[ListedCubeFile]:
         """Some cube files, those included that are to come to be."""

@@ -1,16 +1,13 @@
 """The files behind regions of shared memory. Blocking.
 
-Regions are files of mode 0600 in a folder of mode 0700, both with names that nobody can guess: the file system admits
-the daemon's user, and nobody else.
+A region is a file of mode 0600 that only processes of the daemon's user can open, under a name that nobody can guess.
+`magd.shared_files` says how it is read and written. It has all of its memory from the beginning, so that nothing can
+run out of memory in the middle of a box. There are two places for it:
 
-1. A daemon makes a folder of its own, in memory where the system has such a place, and locks it (`flock`). The lock
-   ends with the process, however it ends.
-2. Before that it removes the folders of this user that nobody has locked: those of daemons that died.
-3. A file has all of its memory from the beginning, so that nothing can run out of memory in the middle of a box.
-4. Both ends read and write the files (pread, pwrite); the daemon never maps one. A client can cut a file short or
-   change it at any moment: who has mapped it is ended by a signal for the one, and sees bytes that he has looked at
-   change for the other. Who reads it has a copy that stays as it is, or an error. The copy from a mapping would cost
-   less, 8 ms instead of 20 ms for 128 MiB.
+1. Sealed files, where the system has them and nobody asks for a folder. They end with the daemon, however it ends.
+2. A folder of mode 0700 with a name that nobody can guess, in memory where the system has such a place. It can be seen
+   by clients in other containers. A daemon makes one of its own and locks it (`flock`); the lock ends with the process.
+   Before that it removes the folders of this user that nobody has locked: those of daemons that died.
 """
 
 from __future__ import annotations
@@ -20,13 +17,17 @@ import os
 import secrets
 import stat
 import tempfile
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from magd.atomic import unlink_if_there
 from magd.errors import InvalidRequest, from_os_error
+from magd.shared_files import make_sealed, path_of_sealed, shared_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import numpy as np
+    import numpy.typing as npt
 
 IN_MEMORY: Final = "/dev/shm"  # only folders of mode 0700 are made there, under names that are drawn
 PREFIX: Final = "magd-shared-memory-"
@@ -36,49 +37,117 @@ PREFIX: Final = "magd-shared-memory-"
 class RegionFile:
     """A file that both ends read and write.
 
+    :param has_name: whether it is in a folder
     :ivar name: of the region
     :ivar path: absolute
+
+    :raises OSError: it cannot be mapped
     """
 
-    def __init__(self, name: str, path: str, fd: int, size_bytes: int) -> None:
+    def __init__(self, name: str, path: str, fd: int, size_bytes: int, *, has_name: bool) -> None:
         self.name: Final = name
         self.path: Final = path
         self.size_bytes: Final = size_bytes
-        self._fd: Final = fd
+        self._has_name: Final = has_name
+        self._file: Final = shared_file(fd, size_bytes)
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill a buffer.
 
         :raises InvalidRequest: the client has cut the file short
         """
-        done = 0
-        while done < len(buffer):
-            found = os.preadv(self._fd, [buffer[done:]], offset + done)
-            if not found:
-                raise InvalidRequest(
-                    f"shared_memory: region {self.name} was cut short",
-                    metadata={"field": "shared_memory", "value": self.name},
-                )
-            done += found
+        try:
+            self._file.read_into(buffer, offset)
+        except EOFError:
+            raise InvalidRequest(
+                f"shared_memory: region {self.name} was cut short",
+                metadata={"field": "shared_memory", "value": self.name},
+            ) from None
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write some bytes.
 
         :raises DiskFull, DataLoss: the client has given away its memory, and there is no other
         """
-        done = 0
-        while done < len(data):
-            try:
-                done += os.pwrite(self._fd, data[done:], offset + done)
-            except OSError as error:
-                raise from_os_error(error, self.path) from error
-
-    def remove(self) -> None:
-        """Remove it. A client that has it open keeps it until it closes it."""
         try:
-            unlink_if_there(self.path)
+            self._file.write(data, offset)
+        except OSError as error:
+            raise from_os_error(error, self.path) from error
+
+    def view(self, offset: int, size_bytes: int) -> npt.NDArray[np.uint8] | None:
+        """Some of its bytes as memory; None if it is not mapped."""
+        return self._file.view(offset, size_bytes)
+
+    def remove(self, *, free: bool) -> None:
+        """Remove it. Nobody uses it any more.
+
+        :param free: give its memory back although the client may have it open: it wants nothing any more of what is in
+            it. Else that happens when the client closes it
+        """
+        try:
+            if free:
+                self._file.free()
+            if self._has_name:
+                unlink_if_there(self.path)
         finally:
-            os.close(self._fd)
+            self._file.close()
+
+
+class RegionPlace(Protocol):
+    """Where the files of regions are made."""
+
+    @property
+    def path(self) -> str:
+        """That a log can name."""
+
+    def make(self, size_bytes: int) -> RegionFile:
+        """Make a file of mode 0600 with all of its memory.
+
+        :raises OSError: there is no memory for it
+        """
+
+    def close(self) -> None:
+        """Remove everything in it."""
+
+
+def open_place(parent: str) -> RegionPlace:
+    """Begin to make files.
+
+    :param parent: of a folder for them; empty: sealed files, or else a folder in memory if the system has a place for
+        that, or else in the one for temporary files
+    :raises OSError: the folder cannot be made, or its file system has no locks
+    """
+    if not parent:
+        place = SealedFiles()
+        try:
+            place.make(1).remove(free=True)
+        except OSError:
+            pass  # of another system, or a sandbox
+        else:
+            return place
+    return RegionFolder.create(parent or default_parent())
+
+
+class SealedFiles:
+    """Files of this process that are in no folder."""
+
+    path: Final = "memory"
+
+    def make(self, size_bytes: int) -> RegionFile:
+        """Make a file of mode 0600 with all of its memory.
+
+        :raises OSError: there is no memory for it
+        """
+        name = secrets.token_hex(16)
+        fd = make_sealed(name, size_bytes)
+        try:
+            return RegionFile(name, path_of_sealed(fd), fd, size_bytes, has_name=False)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def close(self) -> None:
+        """Nothing is left when all files are removed."""
 
 
 class RegionFolder:
@@ -95,10 +164,9 @@ class RegionFolder:
     def create(cls, parent: str) -> RegionFolder:
         """Make a folder of mode 0700, and remove those of daemons that died.
 
-        :param parent: empty: in memory if the system has a place for that, else in the folder for temporary files
         :raises OSError: it cannot be made, or its file system has no locks
         """
-        parent = os.path.abspath(parent or default_parent())
+        parent = os.path.abspath(parent)
         remove_leftovers(parent)
         while True:
             path = os.path.join(parent, PREFIX + secrets.token_hex(16))
@@ -125,13 +193,13 @@ class RegionFolder:
         name = secrets.token_hex(16)
         path = os.path.join(self.path, name)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        file = RegionFile(name, path, fd, size_bytes)
         try:
             os.posix_fallocate(fd, 0, size_bytes)
+            return RegionFile(name, path, fd, size_bytes, has_name=True)
         except BaseException:
-            file.remove()
+            os.unlink(path)
+            os.close(fd)
             raise
-        return file
 
     def close(self) -> None:
         """Remove the folder with everything in it."""

@@ -10,6 +10,8 @@
 5. A call that uses a region keeps it until it ends. A region that is given back meanwhile, or whose sharer has gone, is
    removed when its last call ends, and is never leased again: the bytes of the call that was left must not come to lie
    in the box of the next one.
+6. The memory of a region that its client has given back is freed with it, although the client may have kept it mapped.
+   Where the client has only gone, it may still be reading the answer of a call: it frees what it has open itself.
 """
 
 from __future__ import annotations
@@ -19,15 +21,18 @@ from typing import TYPE_CHECKING, Final, Self
 
 import structlog
 
-from magd.actors.region_files import RegionFolder
+from magd.actors.region_files import open_place
 from magd.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    import numpy as np
+    import numpy.typing as npt
+
     from magd.actors.budget import Lease, MemoryBudget
-    from magd.actors.region_files import RegionFile
+    from magd.actors.region_files import RegionFile, RegionPlace
     from magd.actors.threads import Threads
 
 GRAIN_BYTES: Final = 1 << 20
@@ -44,6 +49,8 @@ class _Region:
         self.sharer: Final = sharer
         self.lease: Final = lease
         self.is_leased = True
+        self.is_given_back = False
+        """By its client; one that was taken back is neither."""
         self.users = 0
         self.end_of_rest: asyncio.TimerHandle | None = None
 
@@ -53,7 +60,7 @@ class Regions:
 
     :param budget: that all regions are taken from
     :param limit_bytes: of all regions together; 0: there are none
-    :param parent: where their folder is made; empty: in memory
+    :param parent: of the folder for their files; empty: none is needed, as far as the system can
     """
 
     def __init__(self, budget: MemoryBudget, threads: Threads, *, limit_bytes: int, parent: str = "") -> None:
@@ -62,33 +69,33 @@ class Regions:
         # Half of it is a size that a region can have.
         self._limit_bytes = limit_bytes // (2 * GRAIN_BYTES) * (2 * GRAIN_BYTES)
         self._parent = parent
-        self._folder: RegionFolder | None = None
+        self._place: RegionPlace | None = None
         self._regions: dict[str, _Region] = {}
         self._bytes = 0
         """Of all regions, those included that are being made or removed."""
         self._removals: set[asyncio.Future[None]] = set()
 
     async def open(self) -> None:
-        """Make the folder. Without one there is no shared memory, which the log says."""
+        """Find a place for them. Without one there is no shared memory, which the log says."""
         if not self._limit_bytes:
             return
         try:
-            self._folder = await self.threads.run(RegionFolder.create, self._parent)
+            self._place = await self.threads.run(open_place, self._parent)
         except OSError as error:
             log.warning("no shared memory: its folder cannot be made", error=str(error))
 
     async def close(self) -> None:
-        """Remove the folder. All sharers have gone, and no call is under way."""
+        """Close the place. All sharers have gone, and no call is under way."""
         while self._removals:
             await asyncio.wait(self._removals)
-        folder, self._folder = self._folder, None
-        if folder is not None:
-            await self.threads.run(folder.close)
+        place, self._place = self._place, None
+        if place is not None:
+            await self.threads.run(place.close)
 
     @property
     def limit_bytes(self) -> int:
         """Of all regions together; 0: there are none."""
-        return self._limit_bytes if self._folder is not None else 0
+        return self._limit_bytes if self._place is not None else 0
 
     @property
     def used_bytes(self) -> int:
@@ -113,8 +120,8 @@ class Regions:
 
         :param size_bytes: a multiple of `GRAIN_BYTES`
         """
-        folder = self._folder
-        if folder is None or size_bytes > self._limit_bytes // 2:
+        place = self._place
+        if place is None or size_bytes > self._limit_bytes // 2:
             return None
         if not self._has_room(sharer, size_bytes):
             self.drop_idle()
@@ -124,13 +131,13 @@ class Regions:
         if lease is None:
             return None
         self._count(sharer, size_bytes)
-        making = self.threads.start(folder.make, size_bytes)
+        making = self.threads.start(place.make, size_bytes)
         try:
             file = await asyncio.shield(making)
         except OSError as error:
             self._count(sharer, -size_bytes)
             lease.release()
-            log.warning("no shared memory", path=folder.path, error=str(error))
+            log.warning("no shared memory", path=place.path, error=str(error))
             return None
         except asyncio.CancelledError:
             making.add_done_callback(lambda made: self._forget(made, sharer, lease, size_bytes))
@@ -162,7 +169,7 @@ class Regions:
 
     def give_back(self, region: _Region) -> None:
         """End a lease."""
-        region.is_leased = False
+        region.is_leased, region.is_given_back = False, True
         if region.users:
             return  # who uses it last removes it
         loop = asyncio.get_running_loop()
@@ -170,7 +177,7 @@ class Regions:
 
     def lease_again(self, region: _Region) -> None:
         """Lease a region that was kept."""
-        region.is_leased = True
+        region.is_leased, region.is_given_back = True, False
         if region.end_of_rest is not None:
             region.end_of_rest.cancel()
 
@@ -192,11 +199,11 @@ class Regions:
         if region.end_of_rest is not None:
             region.end_of_rest.cancel()
         del self._regions[region.file.name]
-        self._remove_file(region.file, region.sharer, region.lease)
+        self._remove_file(region.file, region.sharer, region.lease, free=region.is_given_back)
 
-    def _remove_file(self, file: RegionFile, sharer: Sharer, lease: Lease) -> None:
+    def _remove_file(self, file: RegionFile, sharer: Sharer, lease: Lease, *, free: bool) -> None:
         # In a thread: giving memory back to the system takes a while.
-        removal = self.threads.start(file.remove)
+        removal = self.threads.start(file.remove, free=free)
         self._removals.add(removal)
 
         def note(removal: asyncio.Future[None]) -> None:
@@ -211,7 +218,7 @@ class Regions:
     def _forget(self, made: asyncio.Future[RegionFile], sharer: Sharer, lease: Lease, size_bytes: int) -> None:
         """Remove a region whose sharer went while it was made."""
         if made.exception() is None:
-            self._remove_file(made.result(), sharer, lease)
+            self._remove_file(made.result(), sharer, lease, free=True)
         else:
             self._count(sharer, -size_bytes)
             lease.release()
@@ -322,12 +329,16 @@ class Uses:
         work = self._regions.threads.start(function, buffer, offset)
         region.users += 1
 
-        def end(work: asyncio.Future[None]) -> None:
+        def note(work: asyncio.Future[None]) -> None:
             work.exception()  # is heard of by who still waits for it
-            self._regions.end_use(region)
+            self.end(region)
 
-        work.add_done_callback(end)
+        work.add_done_callback(note)
         return work
+
+    def end(self, region: _Region) -> None:
+        """Work of the call uses a region no more."""
+        self._regions.end_use(region)
 
     def __enter__(self) -> Self:
         return self
@@ -356,6 +367,19 @@ class Range:
 
     def __len__(self) -> int:
         return self._size_bytes
+
+    def keep(self, lease: Lease) -> None:
+        """Have the region used until a lease is given back, also when the call has ended by then."""
+        region = self._region
+        region.users += 1
+        lease.when_released(lambda: self._uses.end(region))
+
+    def place(self, start: int, size_bytes: int) -> npt.NDArray[np.uint8] | None:
+        """The memory of a part of it; None if it has no such part, or is not mapped. The client can change it at any
+        moment. To be used while the region is."""
+        if start + size_bytes > self._size_bytes:
+            return None
+        return self._region.file.view(self.offset + start, size_bytes)
 
     async def read_into(self, buffer: memoryview, start: int, lease: Lease) -> None:
         """Have a thread fill a buffer. Cancelling this does not stop the thread.

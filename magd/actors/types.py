@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from magd.acknowledgement import Durability, Revision
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    import numpy as np
+    import numpy.typing as npt
 
     from magd.catalog.names import DatasetName, LayerName, MagName
     from magd.cubes.header import BlockType
@@ -138,6 +141,11 @@ class ReadResult:
     revision: Revision
 
 
+Place: TypeAlias = "Callable[[int, int], npt.NDArray[np.uint8] | None]"
+"""Called in a thread with a number of a byte of a box and a number of bytes: where these bytes from that one on are to
+go; None: there is no place for them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Slab:
     """The next voxels of a box that is read: some layers along z."""
@@ -146,6 +154,8 @@ class Slab:
     """(c, x, y, z), Fortran order."""
     revision: Revision
     """The one of the mag that the whole box is of."""
+    is_placed: bool = False
+    """Whether the data is where the reader was told to put it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from magd.actors.messages import MagFacts
     from magd.actors.registry import Registry
     from magd.actors.threads import Threads
-    from magd.actors.types import ReadResult, StorageConfig, WriteCommand
+    from magd.actors.types import Place, ReadResult, StorageConfig, WriteCommand
     from magd.catalog.names import MagName
     from magd.catalog.root import Root
     from magd.cubes.header import Header
@@ -161,10 +161,17 @@ class Volume:
         """Read one box. The lease is held until the read is done, also when the call is cancelled."""
         return await self._registry.with_mag(name, lambda actor: actor.read(box, lease))
 
-    async def read_slabs(self, name: MagName, box: Box, lease: Lease) -> AsyncGenerator[Slab, None]:
+    async def read_slabs(
+        self,
+        name: MagName,
+        box: Box,
+        lease: Lease,
+        place: Place | None = None,
+    ) -> AsyncGenerator[Slab, None]:
         """Read one box slab by slab, in the order of their bytes, while it is read. Leaving early ends the reading; the
         lease is held until then.
 
+        :param place: where the box is to go, until the lease is given back; None: into new arrays
         :raises MagdError: also after some slabs: the box cannot be read then
         """
         given: asyncio.Queue[Slab | None] = asyncio.Queue()
@@ -178,7 +185,7 @@ class Volume:
         async def ask(actor: MagActor) -> None:
             if has_begun:  # by an actor that failed; what another one would read is of another moment
                 raise Unavailable(f"{name} was closed while it was read", reason=Reason.ACTOR_STOPPED)
-            await actor.read_slabs(box, lease, give)
+            await actor.read_slabs(box, lease, give, place)
 
         reading = asyncio.create_task(self._registry.with_mag(name, ask), name=f"read:{name}")
         reading.add_done_callback(lambda _: given.put_nowait(None))

@@ -34,8 +34,6 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Self
 
-import numpy as np
-
 from magd.box_index import BoxIndex
 from magd.cubes import compressed, raw
 from magd.cubes.block_copy import BlockCopy, Rows, part_of, rows_of
@@ -158,10 +156,12 @@ class MagFiles:
         """Bytes of boxes in raw cube files, and of new compressed ones, that were not brought to the disk by `sync`."""
         return self._unsynced.size_bytes
 
-    def read(self, box: Box) -> VoxelArray:
+    def read(self, box: Box, out: VoxelArray | None = None) -> VoxelArray:
         """Read a box.
 
         :param box: in voxels of the mag
+        :param out: where to, of the shape, order and dtype of what is returned; None: into a new array. When this
+            raises, some of it may be set
         :return: shape (c, x, y, z), Fortran order; zeros where nothing was written
         :raises InvalidRequest: INVALID_BOX
         :raises DataLoss: a cube file under the box is damaged or cannot be read; CHANGED_ON_DISK: another program
@@ -171,7 +171,7 @@ class MagFiles:
         """
         _check_box(box)
         # Not zeroed: each part is filled, from its cube file or because there is none.
-        data = np.empty((self.header.voxels.num_channels, *box.size), self.header.voxels.dtype, order="F")
+        data = self.header.voxels.empty(box.size) if out is None else out
         rows = rows_of(data)
         for index, part in split_by_cube_file(box, self.header.cube_len):
             handle = self._known.find(index)

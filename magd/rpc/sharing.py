@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from magd.actors.budget import Lease
     from magd.actors.regions import Regions, Uses
-    from magd.voxels import VoxelArray
+    from magd.actors.types import Place, Slab
 
 QUIET_SECONDS: Final = 60.0
 """How long a stream stays whose client has no region and asks for none. It can begin another one."""
@@ -57,28 +57,30 @@ async def share_memory(
 
 
 class Room:
-    """Where a box that is read goes, slab after slab.
+    """Where a box that is read goes, each slab at its place in it.
 
     :param shared: what the request names
-    :param lease: of the slabs
+    :param lease: of the read
     :raises InvalidRequest: it is not leased, or has no such range
     """
 
     def __init__(self, shared: volume_pb2.SharedMemory, uses: Uses, lease: Lease) -> None:
         self._range = uses.range(shared.region, shared.offset, shared.size)
+        self._range.keep(lease)
         self._lease = lease
-        self._filled = 0
+        self._given = 0
+        self.place: Final[Place] = self._range.place
+        """For who reads, so that a slab is there already when it comes."""
 
-    def has_place_for(self, slab: VoxelArray) -> bool:
-        """Whether there is room for all of it."""
-        return self._filled + slab.nbytes <= len(self._range)
+    async def put(self, slab: Slab) -> volume_pb2.SharedMemory | None:
+        """See to it that the next slab is there.
 
-    async def put(self, slab: VoxelArray) -> volume_pb2.SharedMemory:
-        """Put the next slab there.
-
-        :return: where it is
+        :return: where it is; None: there is no room for it
         """
-        start = self._filled
-        self._filled += slab.nbytes
-        await self._range.write(flat(slab).data, start, self._lease)
-        return volume_pb2.SharedMemory(region=self._range.name, offset=self._range.offset + start, size=slab.nbytes)
+        start, size = self._given, slab.data.nbytes
+        self._given += size
+        if self._given > len(self._range):
+            return None
+        if not slab.is_placed:
+            await self._range.write(flat(slab.data).data, start, self._lease)
+        return volume_pb2.SharedMemory(region=self._range.name, offset=self._range.offset + start, size=size)

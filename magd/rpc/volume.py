@@ -116,14 +116,19 @@ class VolumeService:
         with storage.regions.uses() as uses, await storage.budget.lease(cost) as lease:
             room = Room(request.shared_memory, uses, lease) if request.HasField("shared_memory") else None
             pace: Pace | None = None
-            slabs = self._in_c_order(name, box, lease) if is_c_order else storage.volume.read_slabs(name, box, lease)
+            slabs = (
+                self._in_c_order(name, box, lease)
+                if is_c_order
+                else storage.volume.read_slabs(name, box, lease, None if room is None else room.place)
+            )
             async with aclosing(slabs):
                 async for slab in slabs:
                     if pace is None:
                         pace = Pace(self._config)
                         response.revision.CopyFrom(to_proto.revision(slab.revision))
-                    if room is not None and room.has_place_for(slab.data):
-                        response.shared_memory.CopyFrom(await room.put(slab.data))
+                    shared = None if room is None else await room.put(slab)
+                    if shared is not None:
+                        response.shared_memory.CopyFrom(shared)
                         yield ReadFrame(response, b"")
                         pace.moved(slab.data.nbytes)
                         pace.check()

@@ -33,6 +33,8 @@ from tests.support.voxels import make_mag, read, read_result, until, write
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy.typing as npt
+
     from magd.actors.storage import Storage
     from magd.catalog.names import MagName
 
@@ -309,6 +311,36 @@ async def test_the_slabs_of_a_box_are_the_box(storage: Storage, compressed: bool
 
 
 @pytest.mark.usefixtures("small_sizes")
+@pytest.mark.parametrize("dtype", ["uint8", "uint32"])
+@pytest.mark.parametrize("compressed", [False, True])
+async def test_slabs_are_read_into_the_place_there_is_for_them(storage: Storage, compressed: bool, dtype: str) -> None:
+    name = await make_mag(storage, compressed=compressed, dtype=dtype)
+    model = np.zeros((1, 80, 80, 80), dtype)
+    for seed, offset in enumerate([(0, 0, 0), (16, 9, 3)]):  # some of it in the overlay
+        x, y, z = (slice(start, start + 64) for start in offset)
+        model[:, x, y, z] = noise(seed)
+        await write(storage, name, offset, noise(seed).astype(dtype))
+    box = Box.of((1, 2, 3), (70, 71, 72))
+    expected = model[:, 1:71, 2:73, 3:75]
+    memory = np.full(1 + expected.nbytes, 99, np.uint8)
+    limit = expected.nbytes * 2 // 3
+
+    def place(start: int, size_bytes: int) -> npt.NDArray[np.uint8] | None:
+        end = start + size_bytes
+        return memory[1 + start : 1 + end] if end <= limit else None
+
+    with await storage.budget.lease(1 << 20) as lease:
+        slabs = [slab async for slab in storage.volume.read_slabs(name, box, lease, place)]
+    np.testing.assert_array_equal(np.concatenate([slab.data for slab in slabs], axis=3), expected)
+    placed = [slab for slab in slabs if slab.is_placed]
+    assert 1 < len(placed) < len(slabs)
+    assert all(np.shares_memory(slab.data, memory) == slab.is_placed for slab in slabs)
+    filled = sum(slab.data.nbytes for slab in placed)
+    assert memory[1 : 1 + filled].tobytes() == expected.tobytes(order="F")[:filled]
+    assert (memory[1 + filled :] == 99).all()
+
+
+@pytest.mark.usefixtures("small_sizes")
 async def test_a_read_that_fails_in_the_middle_is_an_error_and_no_zeros(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,10 +348,10 @@ async def test_a_read_that_fails_in_the_middle_is_an_error_and_no_zeros(
     await write(storage, name, (0, 0, 0), noise())
     real = MagFiles.read
 
-    def fail(self: MagFiles, box: Box) -> VoxelArray:
+    def fail(self: MagFiles, box: Box, out: VoxelArray | None = None) -> VoxelArray:
         if box.offset.z >= 32:
             raise DataLoss("a block is damaged", metadata={"file": "z0"})
-        return real(self, box)
+        return real(self, box, out)
 
     monkeypatch.setattr(MagFiles, "read", fail)
     seen: list[VoxelArray] = []
@@ -356,12 +388,12 @@ async def test_a_read_that_is_left_is_not_read_to_its_end(storage: Storage, monk
     boxes: list[Box] = []
     real = MagFiles.read
 
-    def wait(self: MagFiles, box: Box) -> VoxelArray:
+    def wait(self: MagFiles, box: Box, out: VoxelArray | None = None) -> VoxelArray:
         boxes.append(box)
         if len(boxes) == 2:
             entered.set()
             assert go_on.wait(20)
-        return real(self, box)
+        return real(self, box, out)
 
     monkeypatch.setattr(MagFiles, "read", wait)
     with await storage.budget.lease(1 << 20) as lease:

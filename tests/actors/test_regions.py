@@ -5,43 +5,76 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import re
 import stat
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
+from magd.actors import region_files
 from magd.actors.budget import MemoryBudget
-from magd.actors.region_files import PREFIX, RegionFolder, remove_leftovers
+from magd.actors.region_files import PREFIX, RegionFolder, open_place, remove_leftovers
 from magd.actors.regions import GRAIN_BYTES, Regions
 from magd.actors.threads import Threads
 from magd.errors import InvalidRequest
+from magd.shared_files import open_shared, shared_file
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 LIMIT = 8 * GRAIN_BYTES
 TOTAL = 64 * GRAIN_BYTES
 
 
+class Where:
+    """Where the files of regions are.
+
+    :param folder: None: they are sealed
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.parent = "" if folder is None else str(folder)
+
+    @property
+    def is_sealed(self) -> bool:
+        return self.folder is None
+
+    def names(self) -> list[str]:
+        """Of the regions whose files are there."""
+        if self.folder is not None:
+            return sorted(name for _, _, names in os.walk(self.folder) for name in names)
+        found = (re.fullmatch(r"/memfd:magd-([0-9a-f]+) \(deleted\)", link) for link in self._links())
+        return sorted({match[1] for match in found if match is not None})
+
+    @staticmethod
+    def _links() -> Iterator[str]:
+        for fd in os.listdir("/proc/self/fd"):
+            with suppress(FileNotFoundError):
+                yield os.readlink(f"/proc/self/fd/{fd}")
+
+
+@pytest.fixture(params=["sealed", "in a folder"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Where:
+    return Where(None if request.param == "sealed" else tmp_path)
+
+
 @asynccontextmanager
-async def open_regions(folder: Path, *, limit: int = LIMIT, total: int = TOTAL) -> AsyncIterator[Regions]:
+async def open_regions(where: Where, *, limit: int = LIMIT, total: int = TOTAL) -> AsyncIterator[Regions]:
     """Regions; when they are closed nothing is left, neither files nor memory nor descriptors."""
     before = len(os.listdir("/proc/self/fd"))
     budget, threads = MemoryBudget(total), Threads(2)
-    regions = Regions(budget, threads, limit_bytes=limit, parent=str(folder))
+    regions = Regions(budget, threads, limit_bytes=limit, parent=where.parent)
     await regions.open()
     yield regions
     await regions.close()
     threads.close()
     assert (budget.used_bytes, regions.used_bytes) == (0, 0)
-    assert os.listdir(folder) == []
+    assert where.names() == []
+    assert where.folder is None or os.listdir(where.folder) == []
     assert len(os.listdir("/proc/self/fd")) <= before
-
-
-def files(folder: Path) -> list[str]:
-    return sorted(name for _, _, names in os.walk(folder) for name in names)
 
 
 async def settled(regions: Regions, used_bytes: int) -> None:
@@ -51,20 +84,20 @@ async def settled(regions: Regions, used_bytes: int) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_only_the_daemons_user_can_enter_the_folder_and_open_a_file(tmp_path: Path) -> None:
-    async with open_regions(tmp_path) as regions:
+async def test_only_the_daemons_user_can_enter_the_folder_and_open_a_file(where: Where) -> None:
+    async with open_regions(where) as regions:
         with regions.sharer() as sharer:
             file = await sharer.lease(1)
             assert file is not None
             assert stat.S_IMODE(os.stat(file.path).st_mode) == 0o600
-            assert stat.S_IMODE(os.stat(os.path.dirname(file.path)).st_mode) == 0o700
+            assert where.is_sealed or stat.S_IMODE(os.stat(os.path.dirname(file.path)).st_mode) == 0o700
             assert os.stat(file.path).st_size == file.size_bytes == GRAIN_BYTES
             assert os.stat(file.path).st_blocks * 512 >= GRAIN_BYTES, "it has all of its memory"
             assert len(file.name) == 32
 
 
-async def test_a_region_that_was_given_back_is_leased_again_but_only_to_the_same_client(tmp_path: Path) -> None:
-    async with open_regions(tmp_path) as regions:
+async def test_a_region_that_was_given_back_is_leased_again_but_only_to_the_same_client(where: Where) -> None:
+    async with open_regions(where) as regions:
         with regions.sharer() as one, regions.sharer() as other:
             first = await one.lease(2 * GRAIN_BYTES)
             assert first is not None
@@ -74,13 +107,13 @@ async def test_a_region_that_was_given_back_is_leased_again_but_only_to_the_same
             assert second.name != first.name
             again = await one.lease(GRAIN_BYTES + 1)
             assert again is first
-            assert files(tmp_path) == sorted([first.name, second.name])
+            assert where.names() == sorted([first.name, second.name])
         await settled(regions, 0)
-        assert files(tmp_path) == []
+        assert where.names() == []
 
 
-async def test_one_client_gets_half_and_all_together_the_limit_and_idle_regions_make_room(tmp_path: Path) -> None:
-    async with open_regions(tmp_path) as regions:
+async def test_one_client_gets_half_and_all_together_the_limit_and_idle_regions_make_room(where: Where) -> None:
+    async with open_regions(where) as regions:
         with regions.sharer() as one, regions.sharer() as two, regions.sharer() as three:
             assert await one.lease(LIMIT // 2 + 1) is None
             first = await one.lease(LIMIT // 2)
@@ -93,8 +126,8 @@ async def test_one_client_gets_half_and_all_together_the_limit_and_idle_regions_
             assert regions.used_bytes == LIMIT
 
 
-async def test_regions_are_part_of_the_budget_and_go_when_others_wait(tmp_path: Path) -> None:
-    async with open_regions(tmp_path, total=4 * GRAIN_BYTES) as regions:
+async def test_regions_are_part_of_the_budget_and_go_when_others_wait(where: Where) -> None:
+    async with open_regions(where, total=4 * GRAIN_BYTES) as regions:
         budget = regions._budget
         with regions.sharer() as sharer:
             file = await sharer.lease(3 * GRAIN_BYTES)
@@ -109,14 +142,14 @@ async def test_regions_are_part_of_the_budget_and_go_when_others_wait(tmp_path: 
             (await waiting).release()
 
 
-async def test_a_call_keeps_its_region_when_the_client_goes(tmp_path: Path) -> None:
-    async with open_regions(tmp_path) as regions:
+async def test_a_call_keeps_its_region_when_the_client_goes(where: Where) -> None:
+    async with open_regions(where) as regions:
         with regions.uses() as uses:
             with regions.sharer() as sharer:
                 file = await sharer.lease(GRAIN_BYTES)
                 assert file is not None
                 part = uses.range(file.name, 10, 5)
-                os.pwrite(file._fd, b"hello", 10)
+                file.write(memoryview(b"hello"), 10)
             with regions.uses() as others, pytest.raises(InvalidRequest, match="not leased"):
                 others.range(file.name, 0, 1)
             buffer = bytearray(5)
@@ -127,8 +160,8 @@ async def test_a_call_keeps_its_region_when_the_client_goes(tmp_path: Path) -> N
         await settled(regions, 0)
 
 
-async def test_a_region_that_is_given_back_while_a_call_uses_it_is_never_leased_again(tmp_path: Path) -> None:
-    async with open_regions(tmp_path) as regions:
+async def test_a_region_that_is_given_back_while_a_call_uses_it_is_never_leased_again(where: Where) -> None:
+    async with open_regions(where) as regions:
         with regions.sharer() as sharer:
             with regions.uses() as uses:
                 first = await sharer.lease(GRAIN_BYTES)
@@ -139,12 +172,12 @@ async def test_a_region_that_is_given_back_while_a_call_uses_it_is_never_leased_
                 assert second is not None
                 assert second.name != first.name
             await settled(regions, GRAIN_BYTES)
-            assert files(tmp_path) == [second.name]
+            assert where.names() == [second.name]
 
 
 @pytest.mark.parametrize(("offset", "size"), [(-1, 1), (0, GRAIN_BYTES + 1), (GRAIN_BYTES, 1), (1, -1)])
-async def test_a_range_that_a_region_does_not_have_is_refused(tmp_path: Path, offset: int, size: int) -> None:
-    async with open_regions(tmp_path) as regions:
+async def test_a_range_that_a_region_does_not_have_is_refused(where: Where, offset: int, size: int) -> None:
+    async with open_regions(where) as regions:
         with regions.sharer() as sharer, regions.uses() as uses:
             file = await sharer.lease(1)
             assert file is not None
@@ -153,13 +186,16 @@ async def test_a_range_that_a_region_does_not_have_is_refused(tmp_path: Path, of
             assert refused.value.metadata["field"] == "shared_memory"
 
 
-async def test_what_a_client_does_to_the_file_is_an_error_of_its_call_and_nothing_worse(tmp_path: Path) -> None:
-    async with open_regions(tmp_path) as regions:
+async def test_what_a_client_does_to_a_file_in_a_folder_is_an_error_of_its_call_and_nothing_worse(
+    tmp_path: Path,
+) -> None:
+    async with open_regions(Where(tmp_path)) as regions:
         with regions.sharer() as sharer, regions.uses() as uses:
             file = await sharer.lease(1)
             assert file is not None
             os.truncate(file.path, 100)
             part = uses.range(file.name, 0, 200)
+            assert part.place(0, 200) is None, "it is never mapped"
             with await regions._budget.lease(200) as lease:
                 with pytest.raises(InvalidRequest, match="cut short"):
                     await part.read_into(memoryview(bytearray(200)), 0, lease)
@@ -168,8 +204,68 @@ async def test_what_a_client_does_to_the_file_is_an_error_of_its_call_and_nothin
                 await part.read_into(memoryview(bytearray(200)), 0, lease)
 
 
-async def test_a_lease_that_is_cancelled_while_it_is_made_leaves_nothing(tmp_path: Path) -> None:
-    async with open_regions(tmp_path) as regions:
+async def test_a_client_cannot_cut_a_sealed_file_short_and_who_gives_its_memory_away_reads_zeros() -> None:
+    async with open_regions(Where(None)) as regions:
+        with regions.sharer() as sharer, regions.uses() as uses:
+            file = await sharer.lease(1)
+            assert file is not None
+            fd = open_shared(file.path, file.name)
+            for size in (0, 100, GRAIN_BYTES + 1):
+                with pytest.raises(PermissionError):
+                    os.ftruncate(fd, size)
+            with pytest.raises(PermissionError):
+                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+            part = uses.range(file.name, 0, GRAIN_BYTES)
+            buffer = bytearray(b"x" * GRAIN_BYTES)
+            with await regions._budget.lease(GRAIN_BYTES) as lease:
+                await part.write(memoryview(buffer), 0, lease)
+                shared_file(fd, GRAIN_BYTES).free()  # as nothing but a client that is broken does
+                await part.read_into(memoryview(buffer), 0, lease)
+            assert bytes(buffer) == bytes(GRAIN_BYTES)
+            os.close(fd)
+
+
+async def test_a_region_is_used_until_the_last_reader_of_a_call_that_ended_is_done(where: Where) -> None:
+    async with open_regions(where) as regions:
+        with regions.sharer() as sharer:
+            file = await sharer.lease(GRAIN_BYTES)
+            assert file is not None
+            lease = await regions._budget.lease(10)
+            with regions.uses() as uses, lease:
+                part = uses.range(file.name, 0, 10)
+                part.keep(lease)
+                lease.keep()  # as work does that outlives the call
+            sharer.release(file.name)
+            second = await sharer.lease(GRAIN_BYTES)
+            assert second is not None
+            assert second.name != file.name, "somebody may write into the first one still"
+            assert (part.place(2, 8) is None) == (not where.is_sealed)
+            assert part.place(3, 8) is None, "it has no such part"
+            lease.release()
+            await settled(regions, GRAIN_BYTES)
+            assert where.names() == [second.name]
+
+
+async def test_the_memory_of_a_region_that_was_given_back_is_freed_although_the_client_has_it_mapped() -> None:
+    async with open_regions(Where(None)) as regions:
+        with regions.sharer() as sharer:
+            released, kept = await sharer.lease(GRAIN_BYTES), await sharer.lease(2 * GRAIN_BYTES)
+            assert released is not None
+            assert kept is not None
+            here = [shared_file(open_shared(file.path, file.name), file.size_bytes) for file in (released, kept)]
+            for file in here:
+                file.write(memoryview(b"hello"), 0)
+            sharer.release(released.name)
+        await settled(regions, 0)
+        seen = [bytearray(5), bytearray(5)]
+        for file, buffer in zip(here, seen, strict=True):
+            file.read_into(memoryview(buffer), 0)
+            file.close()
+        assert seen == [bytes(5), b"hello"], "whose client has only gone may be reading an answer"
+
+
+async def test_a_lease_that_is_cancelled_while_it_is_made_leaves_nothing(where: Where) -> None:
+    async with open_regions(where) as regions:
         with regions.sharer() as sharer:
             for _ in range(20):
                 leasing = asyncio.create_task(sharer.lease(GRAIN_BYTES))
@@ -179,19 +275,19 @@ async def test_a_lease_that_is_cancelled_while_it_is_made_leaves_nothing(tmp_pat
             await settled(regions, sum(region.file.size_bytes for region in regions._regions.values()))
 
 
-async def test_without_memory_for_the_file_there_is_no_region(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_memory_for_the_file_there_is_no_region(where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(28, "no space")
 
-    async with open_regions(tmp_path) as regions:
+    async with open_regions(where) as regions:
         with regions.sharer() as sharer:
             monkeypatch.setattr(os, "posix_fallocate", refuse)
             assert await sharer.lease(1) is None
-            assert (regions.used_bytes, files(tmp_path)) == (0, [])
+            assert (regions.used_bytes, where.names()) == (0, [])
 
 
-async def test_a_region_of_another_client_cannot_be_released(tmp_path: Path) -> None:
-    async with open_regions(tmp_path) as regions:
+async def test_a_region_of_another_client_cannot_be_released(where: Where) -> None:
+    async with open_regions(where) as regions:
         with regions.sharer() as one, regions.sharer() as other:
             file = await one.lease(1)
             assert file is not None
@@ -205,13 +301,29 @@ async def test_a_region_of_another_client_cannot_be_released(tmp_path: Path) -> 
 
 
 async def test_a_folder_that_cannot_be_made_means_no_shared_memory(tmp_path: Path) -> None:
-    async with open_regions(tmp_path) as regions:
+    async with open_regions(Where(tmp_path)) as regions:
         assert regions.limit_bytes == LIMIT
     nowhere = Regions(MemoryBudget(TOTAL), Threads(1), limit_bytes=LIMIT, parent=str(tmp_path / "nowhere"))
     await nowhere.open()
     assert nowhere.limit_bytes == 0
     with nowhere.sharer() as sharer:
         assert await sharer.lease(1) is None
+
+
+def test_where_files_cannot_be_sealed_they_are_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(38, "no such call")
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    monkeypatch.setattr(region_files, "IN_MEMORY", str(tmp_path))
+    place = open_place("")
+    assert place.path.startswith(str(tmp_path))
+    file = place.make(GRAIN_BYTES)
+    assert file.path.startswith(place.path)
+    assert file.view(0, 1) is None
+    file.remove(free=True)
+    place.close()
+    assert os.listdir(tmp_path) == []
 
 
 def test_folders_of_daemons_that_died_are_removed_and_no_others(tmp_path: Path) -> None:
@@ -230,7 +342,7 @@ def test_folders_of_daemons_that_died_are_removed_and_no_others(tmp_path: Path) 
     assert sorted(os.listdir(tmp_path)) == sorted(
         [os.path.basename(living.path), "else", f"{PREFIX}link", f"{PREFIX}file"]
     )
-    kept.remove()
+    kept.remove(free=False)
     living.close()
     assert not os.path.exists(living.path)
 

@@ -6,6 +6,7 @@ import asyncio
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import stat
 import subprocess
@@ -14,7 +15,8 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -25,10 +27,10 @@ import magd_client
 from magd.actors.region_files import PREFIX
 from magd.framing import WriteFrame
 from magd.v1.types_pb2 import DATA_TYPE_UINT8
-from magd.v1.volume_pb2 import SharedMemory, ShareMemoryRequest, WriteBoxRequest
+from magd.v1.volume_pb2 import SharedMemory, ShareMemoryRequest, ShareMemoryResponse, WriteBoxRequest
 from magd_client import aio, methods, transfer
 from magd_client._sync.sharing import MOST_TROUBLES
-from magd_client.regions import Region
+from magd_client.regions import Region, RegionFiles
 from magd_client.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -60,34 +62,70 @@ class Used:
 def used(monkeypatch: pytest.MonkeyPatch) -> Used:
     """Counts uses of regions."""
     used = Used()
-    of = Region.of
+    open_region = RegionFiles.open
 
-    def note(leased: Any) -> Region:
+    def note(files: RegionFiles, leased: ShareMemoryResponse) -> Region:
         used.names.append(leased.region)
-        return of(leased)
+        return open_region(files, leased)
 
-    monkeypatch.setattr(Region, "of", note)
+    monkeypatch.setattr(RegionFiles, "open", note)
     return used
+
+
+class Where:
+    """Where daemons make their regions.
+
+    :param folder: None: they are sealed
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        return () if self.folder is None else ("--shared-memory-dir", str(self.folder))
+
+    def regions(self, daemon: Daemon) -> set[str]:
+        """The names of a daemon's regions."""
+        if self.folder is not None:
+            return {name for _, _, names in os.walk(self.folder) for name in names}
+        return sealed_files(daemon.pid)
+
+
+def sealed_files(pid: int) -> set[str]:
+    """The names of the sealed files that a process has open."""
+    found = set()
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):
+            link = os.readlink(f"/proc/{pid}/fd/{fd}")
+            if match := re.fullmatch(r"/memfd:magd-([0-9a-f]+) \(deleted\)", link):
+                found.add(match[1])
+    return found
 
 
 @pytest.fixture
 def shared_dir(tmp_path: Path) -> Path:
-    """Where the daemon makes its regions."""
+    """A folder for regions."""
     folder = tmp_path / "shared"
     folder.mkdir()
     return folder
 
 
+@pytest.fixture(params=["sealed", "in a folder"])
+def where(request: pytest.FixtureRequest, shared_dir: Path) -> Where:
+    return Where(None if request.param == "sealed" else shared_dir)
+
+
 @pytest.fixture
-def daemon(serve: Serve, tmp_path: Path, shared_dir: Path, unix_address: str) -> Daemon:
+def daemon(serve: Serve, tmp_path: Path, where: Where, unix_address: str) -> Daemon:
     """A daemon that shares memory."""
-    return start(serve, tmp_path, shared_dir, unix_address)
+    return start(serve, tmp_path, where, unix_address)
 
 
-def start(serve: Serve, tmp_path: Path, shared_dir: Path, address: str, *options: str) -> Daemon:
+def start(serve: Serve, tmp_path: Path, where: Where, address: str, *options: str) -> Daemon:
     root = tmp_path / "root"
     root.mkdir(exist_ok=True)
-    return serve(root, "--shared-memory-dir", str(shared_dir), *options, grpc=address)
+    return serve(root, *where.options, *options, grpc=address)
 
 
 @pytest.fixture
@@ -106,10 +144,6 @@ def make_mag(client: magd_client.Client, name: str = "color") -> magd_client.Mag
     return dataset.add_layer(name, dtype="uint8").add_mag(1, block_len=32, file_len=4)
 
 
-def regions(shared_dir: Path) -> list[str]:
-    return sorted(name for _, _, names in os.walk(shared_dir) for name in names)
-
-
 def eventually(condition: Callable[[], bool]) -> None:
     """Wait for what another process does."""
     deadline = time.monotonic() + 20
@@ -119,7 +153,7 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 
 def test_a_large_box_goes_through_a_region_and_comes_back_the_same(
-    mag: magd_client.MagHandle, daemon: Daemon, used: Used, shared_dir: Path
+    mag: magd_client.MagHandle, daemon: Daemon, used: Used, where: Where
 ) -> None:
     mag.write(DATA, offset=(5, 6, 7), durability="process")
     got = mag.read((5, 6, 7), DATA.shape)
@@ -131,7 +165,10 @@ def test_a_large_box_goes_through_a_region_and_comes_back_the_same(
         assert used.count == 2
     got[...] = 0  # the caller's own
     assert (mag.read((5, 6, 7), DATA.shape)[0] == DATA).all()
-    (folder,) = shared_dir.iterdir()
+    assert len(where.regions(daemon)) == 1
+    if where.folder is None:
+        return
+    (folder,) = where.folder.iterdir()
     assert folder.name.startswith(PREFIX)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
@@ -219,9 +256,9 @@ def test_threads_share_one_connection(mag: magd_client.MagHandle, used: Used) ->
 
 
 def test_a_box_larger_than_a_clients_share_goes_there_as_far_as_there_is_room(
-    serve: Serve, tmp_path: Path, shared_dir: Path, unix_address: str, used: Used
+    serve: Serve, tmp_path: Path, where: Where, unix_address: str, used: Used
 ) -> None:
-    daemon = start(serve, tmp_path, shared_dir, unix_address, "--shared-memory", "8MiB")
+    daemon = start(serve, tmp_path, where, unix_address, "--shared-memory", "8MiB")
     with magd_client.connect(daemon.grpc) as client:
         assert client.get_server_info().limits.shared_memory_bytes == 8 << 20
         mag = make_mag(client)
@@ -287,12 +324,12 @@ def test_a_region_that_is_not_leased_is_refused_by_name(mag: magd_client.MagHand
 
 
 def test_when_the_client_closes_its_regions_and_their_memory_are_given_back(
-    daemon: Daemon, mag: magd_client.MagHandle, shared_dir: Path
+    daemon: Daemon, mag: magd_client.MagHandle, where: Where
 ) -> None:
     with magd_client.connect(daemon.grpc) as other:
         other.dataset("cortex").layer("color").mag(1).write(DATA)
-        assert len(regions(shared_dir)) == 1
-    eventually(lambda: not regions(shared_dir))
+        assert len(where.regions(daemon)) == 1
+    eventually(lambda: not where.regions(daemon))
     mag.flush()
     with magd_client.connect(daemon.grpc) as plain:
         eventually(lambda: plain.get_status().budget_used_bytes == 0)
@@ -310,44 +347,58 @@ CHILD = """
 
 
 def test_when_a_client_is_killed_its_regions_and_their_memory_are_given_back(
-    daemon: Daemon, mag: magd_client.MagHandle, shared_dir: Path
+    daemon: Daemon, mag: magd_client.MagHandle, where: Where
 ) -> None:
     for pause in (0.0, 0.2, 0.33):
         command = [sys.executable, "-c", textwrap.dedent(CHILD), daemon.grpc]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
             assert child.stdout is not None
             child.stdout.readline()
-            eventually(lambda: len(regions(shared_dir)) > 0)
+            eventually(lambda: len(where.regions(daemon)) > 0)
             time.sleep(pause)  # so that it is at another place of its work
             child.kill()
-        eventually(lambda: not regions(shared_dir))
+        eventually(lambda: not where.regions(daemon))
         mag.flush()
         with magd_client.connect(daemon.grpc) as client:
             eventually(lambda: client.get_status().budget_used_bytes == 0)
 
 
 def test_after_the_daemon_was_killed_the_client_goes_on_and_nothing_is_left(
-    serve: Serve, tmp_path: Path, shared_dir: Path, unix_address: str, used: Used
+    serve: Serve, tmp_path: Path, where: Where, unix_address: str, used: Used
 ) -> None:
-    daemon = start(serve, tmp_path, shared_dir, unix_address)
+    daemon = start(serve, tmp_path, where, unix_address)
     with magd_client.connect(daemon.grpc, retry=RetryPolicy(max_seconds=0.2)) as client:
         mag = make_mag(client)
         mag.write(DATA, durability="process")
-        (before,) = shared_dir.iterdir()
+        before = where.regions(daemon)
+        assert len(before) == 1
         daemon.kill()
-        assert before.exists(), "nobody was there to remove it"
-        again = start(serve, tmp_path, shared_dir, unix_address)
-        assert not before.exists(), "the next daemon removes it"
+        # Nobody was there to remove a folder; sealed files end with the process.
+        left = [] if where.folder is None else list(where.folder.iterdir())
+        assert len(left) == (where.folder is not None)
+        again = start(serve, tmp_path, where, unix_address)
+        assert not [folder for folder in left if folder.exists()], "the next daemon removes it"
         for _ in range(3):
             mag.write(DATA, offset=(EDGE, 0, 0), durability="process")
             assert (mag.read((0, 0, 0), DATA.shape)[0] == DATA).all()
         assert len(set(used.names)) == 2, "memory is shared again"
+        assert not where.regions(again) & before
+        assert not sealed_files(os.getpid()) & before, "nor does the client hold the memory of the first daemon"
         assert again.stop() == 0
-    assert list(shared_dir.iterdir()) == []
+    assert where.folder is None or list(where.folder.iterdir()) == []
+    assert not sealed_files(os.getpid())
 
 
 def test_a_daemon_leaves_the_regions_of_another_one_alone(
-    serve: Serve, tmp_path: Path, shared_dir: Path, daemon: Daemon, mag: magd_client.MagHandle, used: Used
+    serve: Serve, tmp_path: Path, shared_dir: Path, unix_address: str, used: Used
+) -> None:
+    daemon = start(serve, tmp_path, Where(shared_dir), unix_address)
+    with magd_client.connect(daemon.grpc) as client:
+        _write_beside_another_daemon(make_mag(client), serve, tmp_path, shared_dir, daemon, used)
+
+
+def _write_beside_another_daemon(
+    mag: magd_client.MagHandle, serve: Serve, tmp_path: Path, shared_dir: Path, daemon: Daemon, used: Used
 ) -> None:
     mag.write(DATA)
     other_root = tmp_path / "other"
@@ -364,12 +415,12 @@ def test_a_file_that_cannot_be_opened_means_plain_grpc_and_soon_no_further_tries
 ) -> None:
     tries = 0
 
-    def refuse(_: object) -> Region:
+    def refuse(*_: object) -> Region:
         nonlocal tries
         tries += 1
         raise PermissionError(13, "of another user")
 
-    monkeypatch.setattr(Region, "of", refuse)
+    monkeypatch.setattr(RegionFiles, "open", refuse)
     for _ in range(MOST_TROUBLES + 2):
         mag.write(DATA)
         assert (mag.read((0, 0, 0), DATA.shape)[0] == DATA).all()
@@ -377,13 +428,13 @@ def test_a_file_that_cannot_be_opened_means_plain_grpc_and_soon_no_further_tries
 
 
 def test_a_file_that_was_cut_short_or_fails_means_plain_grpc(
-    mag: magd_client.MagHandle, shared_dir: Path, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, tmp_path: Path, shared_dir: Path, unix_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mag.write(DATA)
-    of = Region.of
+    daemon = start(serve, tmp_path, Where(shared_dir), unix_address)
+    open_region = RegionFiles.open
 
-    def cut(leased: Any) -> Region:
-        region = of(leased)
+    def cut(files: RegionFiles, leased: ShareMemoryResponse) -> Region:
+        region = open_region(files, leased)
         os.truncate(leased.path, 10)
         return region
 
@@ -394,11 +445,44 @@ def test_a_file_that_was_cut_short_or_fails_means_plain_grpc(
         os.ftruncate(fd, 0)
         return written
 
-    monkeypatch.setattr(os, "pwrite", cut_and_write)
-    mag.write(DATA[::-1])
-    monkeypatch.setattr(os, "pwrite", pwrite)
-    monkeypatch.setattr(Region, "of", cut)
-    assert (mag.read((0, 0, 0), DATA.shape)[0] == DATA[::-1]).all()
+    with magd_client.connect(daemon.grpc) as client:
+        mag = make_mag(client)
+        mag.write(DATA)
+        monkeypatch.setattr(os, "pwrite", cut_and_write)
+        mag.write(DATA[::-1])
+        monkeypatch.setattr(os, "pwrite", pwrite)
+        monkeypatch.setattr(RegionFiles, "open", cut)
+        assert (mag.read((0, 0, 0), DATA.shape)[0] == DATA[::-1]).all()
+
+
+def test_a_path_that_leads_to_another_file_means_plain_grpc(
+    daemon: Daemon, mag: magd_client.MagHandle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the same path may in another container."""
+    precious = tmp_path / "precious"
+    precious.write_bytes(bytes(DATA.nbytes + (2 << 20)))
+    open_region = RegionFiles.open
+
+    def mislead(files: RegionFiles, leased: ShareMemoryResponse) -> Region:
+        leased.path = f"/proc/{os.getpid()}/fd/{other.fileno()}"
+        return open_region(files, leased)
+
+    with open(precious, "r+b") as other:
+        monkeypatch.setattr(RegionFiles, "open", mislead)
+        mag.write(DATA)
+        assert (mag.read((0, 0, 0), DATA.shape)[0] == DATA).all()
+    assert not any(precious.read_bytes())
+
+
+def test_regions_are_used_again_and_again_in_turn(mag: magd_client.MagHandle, used: Used) -> None:
+    larger = np.asfortranarray(np.concatenate([DATA, DATA[::-1]], axis=2))
+    for number in range(3):
+        for data in (larger, DATA):
+            shifted = data + np.uint8(number)
+            mag.write(shifted)
+            assert (mag.read((0, 0, 0), data.shape)[0] == shifted).all()
+    assert used.count == 12
+    assert len(set(used.names)) <= 2
 
 
 def test_a_region_that_the_daemon_has_taken_back_means_plain_grpc(
@@ -419,16 +503,16 @@ def test_a_region_that_the_daemon_has_taken_back_means_plain_grpc(
 
 
 def test_a_client_that_changes_the_region_while_it_writes_harms_nobody_else(
-    serve: Serve, tmp_path: Path, shared_dir: Path, unix_address: str, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, tmp_path: Path, where: Where, unix_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    daemon = start(serve, tmp_path, shared_dir, unix_address)
+    daemon = start(serve, tmp_path, where, unix_address)
     write = Region.write
     stop = threading.Event()
     leaked: dict[str, int] = {}
 
     def write_and_leak(region: Region, data: memoryview, offset: int) -> bool:
         if region.name not in leaked:
-            leaked[region.name] = os.dup(region._fd)
+            leaked[region.name] = os.dup(region.file._fd)  # type: ignore[attr-defined]
         return write(region, data, offset) and write(region, memoryview(bytes(4096)), offset)
 
     def scribble() -> None:
@@ -459,12 +543,17 @@ def test_a_client_that_changes_the_region_while_it_writes_harms_nobody_else(
         thread.join()
         for fd in leaked.values():
             os.close(fd)
-    again = start(serve, tmp_path, shared_dir, unix_address)
+    again = start(serve, tmp_path, where, unix_address)
     with magd_client.connect(again.grpc, shared_memory=False) as client:
         layers = client.dataset("cortex")
         assert (layers.layer("other").mag(1).read((0, 0, 0), DATA.shape)[0] == DATA).all()
         # Whatever was written, it is what was read before, and the record of it is sound.
         assert (layers.layer("color").mag(1).read((0, 0, 0), DATA.shape) == seen).all()
+
+
+def regions_of(mag: magd_client.MagHandle) -> set[str]:
+    """The regions whose files a client keeps."""
+    return set(mag._connection.sharing()._files._kept)
 
 
 def work_in_child(mag: magd_client.MagHandle, number: int) -> None:
@@ -474,6 +563,7 @@ def work_in_child(mag: magd_client.MagHandle, number: int) -> None:
         assert (mag.read((EDGE * number, 0, 0), DATA.shape)[0] == mine).all()
     open_files = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
     assert not [path for path in open_files if PREFIX in path], "no region is left open"
+    assert sealed_files(os.getpid()) <= regions_of(mag), "nor one of the parent"
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

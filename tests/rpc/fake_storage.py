@@ -15,7 +15,7 @@ from magd.actors.arrival import Arrival
 from magd.actors.budget import Lease, MemoryBudget
 from magd.actors.regions import Regions
 from magd.actors.threads import Threads
-from magd.actors.types import Bounds, Event, Mask, ReadResult, Slab, Status, StorageConfig, WriteCommand
+from magd.actors.types import Bounds, Event, Mask, Place, ReadResult, Slab, Status, StorageConfig, WriteCommand
 from magd.cubes.header import BlockType, Header
 from magd.errors import NotFound, Reason
 from magd.geometry import ORIGIN, Box, Vec3
@@ -115,7 +115,9 @@ class FakeStorage:
         lease.keep_until(task)
         return task
 
-    async def read_slabs(self, name: MagName, box: Box, lease: Lease) -> AsyncIterator[Slab]:
+    async def read_slabs(
+        self, name: MagName, box: Box, lease: Lease, place: Place | None = None
+    ) -> AsyncIterator[Slab]:
         result = await self.read(name, box, lease)
         for start in range(0, box.size.z, 64):
             yield Slab(result.data[..., start : start + 64], result.revision)

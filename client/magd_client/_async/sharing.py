@@ -1,7 +1,8 @@
 """Shared memory of one connection, for large boxes of a daemon on the same machine.
 
 1. The first box that is large enough begins a conversation with the daemon, which leases regions and takes them back.
-2. Each attempt of a call borrows a region: it is leased before, and given back after.
+2. Each attempt of a call borrows a region: it is leased before, and given back after. Its file may be kept for the next
+   time.
 3. Whatever is amiss, there is just no region, and the call goes through gRPC: the daemon has no memory for one, it has
    ended the conversation, its file cannot be opened (by another user, or in another container). After several troubles
    one after the other, this connection does without.
@@ -15,13 +16,14 @@ from magd.errors import MagdError, Unavailable
 from magd.v1 import volume_pb2
 from magd_client import fork, methods
 from magd_client._async.twins import Lock
-from magd_client.regions import Region
+from magd_client.regions import RegionFiles
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import TypeAlias
 
     from magd_client._async.transport import Conversation, Transport
+    from magd_client.regions import Region
 
     Lessor: TypeAlias = Conversation[volume_pb2.ShareMemoryRequest, volume_pb2.ShareMemoryResponse]
 
@@ -39,6 +41,7 @@ class Sharing:
         self._transport = transport
         self._lock = Lock()
         self._conversation: Lessor | None = None
+        self._files = RegionFiles()
         self._lessors: dict[str, Lessor] = {}
         """Of the regions that are leased now, by their names."""
         self._troubles = 0
@@ -73,7 +76,7 @@ class Sharing:
         if not leased.region:
             return None
         try:
-            region = Region.of(leased)
+            region = self._files.open(leased)
         except OSError:
             self.note_trouble()
             await self._give_back(conversation, leased.region)
@@ -83,12 +86,14 @@ class Sharing:
 
     async def release(self, region: Region) -> None:
         """Give a region back."""
-        region.close()
-        await self._give_back(self._lessors.pop(region.name), region.name)
+        conversation = self._lessors.pop(region.name)
+        self._files.give_back(region, keep=not conversation.has_ended)
+        await self._give_back(conversation, region.name)
 
     async def close(self) -> None:
         """End the conversation, and with it every lease."""
         conversation, self._conversation = self._conversation, None
+        self._files.close()
         if conversation is not None:
             await conversation.end()
 
@@ -96,6 +101,7 @@ class Sharing:
         async with self._lock:
             conversation = self._conversation
             if conversation is None or conversation.has_ended:
+                self._files.close()
                 conversation = self._conversation = self._transport.converse(methods.SHARE_MEMORY)
             try:
                 request = volume_pb2.ShareMemoryRequest(lease_bytes=size_bytes)
